@@ -1,0 +1,48 @@
+# Everything that one does with this repository. `make` alone lists it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help
+help: ## list what can be done
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The marker file is made anew when what is to be installed changed.
+$(VENV)/.ready: pyproject.toml requirements.lock
+	@test -n "$(PYTHON)" || { echo "dp-vllm needs Python 3.11 or newer; none was found. Say which: make PYTHON=/path/to/python3"; exit 1; }
+	@echo "setting up $(VENV) with $$($(PYTHON) --version) (once)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check $$(grep -m1 -o '^uv==[0-9.]*' requirements.lock)
+	@$(BIN)/uv pip sync -q --python $(BIN)/python requirements.lock
+	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/.ready ## install everything into .venv
+
+.PHONY: lock
+lock: setup ## renew requirements.lock from pyproject.toml
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	  --extra operator --group dev --custom-compile-command "make lock" --upgrade -o requirements.lock pyproject.toml
+
+.PHONY: serve
+serve: setup ## four simulated engines behind one endpoint on port 8000
+	@$(BIN)/dp-vllm serve demo/model --engine sim -dp 4
+
+.PHONY: check
+check: setup ## format, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: setup ## put the code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: test
+test: setup ## every test that this machine can run, and what it could not
+	$(BIN)/pytest

@@ -1,0 +1,1 @@
+"""Makes a Kubernetes cluster match its DPModel objects."""

@@ -1,0 +1,64 @@
+"""What may serve requests, and the file in which the supervisor tells the gateway.
+
+The supervisor is the file's one writer. It replaces the file as a whole, so that a reader sees either the old set or
+the new one, and counts up its generation, so that the gateway can say which set it acts upon.
+"""
+
+import enum
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from dp_vllm.errors import UserError
+
+
+class State(enum.Enum):
+    """What the one who started an engine knows of it. The gateway adds its own probes."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One engine that requests can be sent to."""
+
+    name: str
+    """The replica's name, unique in the set: "0"."""
+    address: str
+    """`host:port` or `unix:/path`."""
+    incarnation: str = ""
+    """Another one after each start of the engine: its caches, adapters and connections are gone with the old one."""
+    state: State = State.READY
+    message: str = ""
+    """How far the start is, or why the engine is down: a sentence that clients are shown in a 503."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSet:
+    """All endpoints at one moment."""
+
+    generation: int
+    endpoints: tuple[Endpoint, ...]
+
+
+def read(path: Path) -> EndpointSet:
+    """Read the endpoints file.
+
+    Raises FileNotFoundError before it was first written, and UserError if it holds something else.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=EndpointSet)
+    except msgspec.DecodeError as error:
+        raise UserError(f"{path} is not an endpoints file: {error}") from error
+
+
+def write(path: Path, endpoints: EndpointSet) -> None:
+    """Replace the endpoints file at once; readers never see half of it."""
+    new = path.with_name(path.name + ".new")
+    new.write_bytes(msgspec.json.format(msgspec.json.encode(endpoints)) + b"\n")
+    os.replace(new, path)

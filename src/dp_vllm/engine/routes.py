@@ -1,0 +1,179 @@
+"""The one table of the engine's routes: which replicas a request may go to, and what its answer looks like.
+
+Read from vLLM 0.32's `/openapi.json` in its default, pooling and development modes; a test holds the table against the
+real engine. A path that is not in the table goes to any replica.
+"""
+
+import enum
+import re
+from dataclasses import dataclass
+from typing import Final
+
+
+class Reach(enum.Enum):
+    """Which replicas a route concerns."""
+
+    ONE = "any one replica"
+    HOME = "the replica that made the thing"
+    ALL = "every replica, answered with each result"
+    MERGED = "every replica, answered as if they were one"
+    NEVER = "refused: it would act on one replica of many, or on what the supervisor owns"
+
+
+class Dialect(enum.Enum):
+    """Whose words a route's streamed events use."""
+
+    COMPLETIONS = "completions"
+    """`data: {"choices": ...}`, ended by `data: [DONE]`; also chat."""
+    RESPONSES = "responses"
+    """OpenAI's Responses API: typed events, ended by `response.completed`."""
+    MESSAGES = "messages"
+    """Anthropic's Messages API: typed events, ended by `message_stop`."""
+    OTHER = "other"
+    """Nothing is known of the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One row of the table."""
+
+    method: str
+    path: str
+    """`{name}` stands for one path segment."""
+    reach: Reach = Reach.ONE
+    dialect: Dialect = Dialect.OTHER
+    json_body: bool = False
+    """The body is JSON, so a body that no JSON reader takes is refused."""
+    replayable: bool = True
+    """Sending it again does no harm: the request leaves nothing behind on the replica."""
+    lasting: str = ""
+    """What stays changed on the replica, to be repeated to one that restarts; `{field}` is taken from the body."""
+    ends: str = ""
+    """Which lasting change this route takes back."""
+
+
+def _post(path: str, dialect: Dialect = Dialect.OTHER, **more: bool) -> Route:
+    return Route("POST", path, dialect=dialect, json_body=True, **more)
+
+
+def _all(path: str, *, method: str = "POST", lasting: str = "", ends: str = "") -> Route:
+    return Route(method, path, Reach.ALL, replayable=False, lasting=lasting, ends=ends)
+
+
+def _never(path: str, method: str = "POST") -> Route:
+    return Route(method, path, Reach.NEVER, replayable=False)
+
+
+UNKNOWN: Final = Route("", "", replayable=False)
+"""What a path is that the table does not name: it goes to any replica, as it is."""
+
+ROUTES: Final[tuple[Route, ...]] = (
+    # generation
+    _post("/v1/chat/completions", Dialect.COMPLETIONS),
+    _post("/v1/chat/completions/batch", Dialect.COMPLETIONS),
+    _post("/v1/completions", Dialect.COMPLETIONS),
+    _post("/v1/responses", Dialect.RESPONSES),
+    Route("GET", "/v1/responses/{id}", Reach.HOME, Dialect.RESPONSES, replayable=False),
+    Route("POST", "/v1/responses/{id}/cancel", Reach.HOME, replayable=False),
+    _post("/v1/messages", Dialect.MESSAGES),
+    _post("/v1/messages/count_tokens"),
+    _post("/invocations", Dialect.COMPLETIONS),
+    _post("/inference/v1/generate"),
+    _post("/generative_scoring"),
+    _post("/v1/systemone"),
+    _post("/cohere/v2/chat"),
+    # text in, numbers out
+    _post("/v1/embeddings"),
+    _post("/v2/embed"),
+    _post("/pooling"),
+    _post("/classify"),
+    _post("/score"),
+    _post("/v1/score"),
+    _post("/rerank"),
+    _post("/v1/rerank"),
+    _post("/v2/rerank"),
+    _post("/tokenize"),
+    _post("/detokenize"),
+    Route("GET", "/tokenizer_info"),
+    _post("/v1/chat/completions/render"),
+    _post("/v1/completions/render"),
+    _post("/v1/messages/render"),
+    _post("/v1/responses/render"),
+    _post("/v1/chat/completions/derender"),
+    _post("/v1/completions/derender"),
+    # audio (multipart, and a WebSocket)
+    Route("POST", "/v1/audio/transcriptions", dialect=Dialect.COMPLETIONS),
+    Route("POST", "/v1/audio/translations", dialect=Dialect.COMPLETIONS),
+    Route("GET", "/v1/realtime", replayable=False),
+    # about the server
+    Route("GET", "/health"),
+    Route("GET", "/ping"),
+    Route("POST", "/ping"),
+    Route("GET", "/version"),
+    Route("GET", "/docs"),
+    Route("GET", "/docs/oauth2-redirect"),
+    Route("GET", "/redoc"),
+    Route("GET", "/v1/models", Reach.MERGED),
+    Route("GET", "/load", Reach.MERGED),
+    Route("GET", "/metrics", Reach.MERGED),
+    Route("GET", "/openapi.json", Reach.MERGED),
+    _all("/kv_event_sources", method="GET"),
+    _all("/server_info", method="GET"),
+    _all("/weight_info", method="GET"),
+    _all("/get_world_size", method="GET"),
+    _all("/is_sleeping", method="GET"),
+    _all("/is_paused", method="GET"),
+    # changes of the whole deployment
+    _all("/v1/load_lora_adapter", lasting="lora:{lora_name}"),
+    _all("/v1/unload_lora_adapter", ends="lora:{lora_name}"),
+    _all("/adapters", lasting="adapter:{name}"),
+    _all("/adapters/{name}", method="DELETE", ends="adapter:{name}"),
+    _all("/sleep", lasting="sleep"),
+    _all("/wake_up", ends="sleep"),
+    _all("/pause", lasting="pause"),
+    _all("/resume", ends="pause"),
+    _all("/start_profile", lasting="profile"),
+    _all("/stop_profile", ends="profile"),
+    _all("/reset_prefix_cache"),
+    _all("/reset_mm_cache"),
+    _all("/reset_encoder_cache"),
+    _all("/release_kv_cache_memory"),
+    _all("/abort_requests"),
+    _all("/inference/v1/abort_requests"),
+    # never through the gateway
+    _never("/scale_elastic_ep"),
+    _never("/is_scaling_elastic_ep"),
+    _never("/collective_rpc"),
+    _never("/init_weight_transfer_engine"),
+    _never("/start_weight_update"),
+    _never("/update_weights"),
+    _never("/finish_weight_update"),
+    _never("/fault_tolerance/apply"),
+    _never("/fault_tolerance/status", "GET"),
+)
+
+_EXACT: Final = {(route.method, route.path): route for route in ROUTES if "{" not in route.path}
+_PATTERNS: Final = tuple(
+    (route, re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", route.path))) for route in ROUTES if "{" in route.path
+)
+
+
+def route_of(method: str, path: str) -> Route:
+    """The table's row for a request; `UNKNOWN` if it has none. HEAD is looked up as GET."""
+    if method == "HEAD":
+        method = "GET"
+    known = _EXACT.get((method, path))
+    if known is not None:
+        return known
+    for route, pattern in _PATTERNS:
+        if route.method == method and pattern.fullmatch(path):
+            return route
+    return UNKNOWN
+
+
+def parameter(route: Route, path: str) -> str:
+    """The segment of `path` that stands for the route's `{name}`; empty if the route has none."""
+    for candidate, pattern in _PATTERNS:
+        if candidate is route and (match := pattern.fullmatch(path)):
+            return str(match.group(1))
+    return ""

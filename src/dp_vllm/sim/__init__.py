@@ -1,0 +1,1 @@
+"""The simulated engine: a program with vLLM's flags, routes and metrics that needs no GPU and never claims to be a model."""

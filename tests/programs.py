@@ -1,0 +1,125 @@
+"""Starts the project's real programs for tests and benchmarks, and waits for what they say rather than for time.
+
+Every program runs in its own session, logs to a file that a failure shows, and is gone when the `with` block ends.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+START_SECONDS = 20.0
+"""How long a program may take to say that it is ready, on a busy machine."""
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
+    """Poll `condition` until it holds; fail with `what` when it has not within `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds:g} s in vain: {what}"
+        time.sleep(0.02)
+
+
+def answers(url: str, status: int = 200) -> bool:
+    """Whether a GET of `url` is answered with `status`."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return int(response.status) == status
+    except urllib.error.HTTPError as error:
+        return error.code == status
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program that was started by a test."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    url: str = ""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = START_SECONDS) -> int:
+        """The exit status, once it has ended."""
+        return self.process.wait(seconds)
+
+
+@contextlib.contextmanager
+def running(
+    argv: list[str],
+    log: Path,
+    *,
+    url: str = "",
+    ready: Callable[[], bool] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Program]:
+    """Run `argv` until the block ends; enter the block once `ready` holds."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **(env or {})},
+        )
+    program = Program(process, log, url)
+    try:
+        if ready is not None:
+            wait_until(lambda: process.poll() is not None or ready(), f"{argv}\n{program.output()}")
+            assert process.poll() is None, f"{argv} ended with {process.returncode}\n{program.output()}"
+        yield program
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def python(*arguments: str) -> list[str]:
+    """A command line of this Python, isolated from the working directory as the images run it."""
+    return [sys.executable, "-I", *arguments]
+
+
+@contextlib.contextmanager
+def sim(log_dir: Path, *flags: str, model: str = "demo/model", port: int | None = None) -> Iterator[Program]:
+    """One simulated engine on a TCP port of its own, ready."""
+    port = port or free_port()
+    url = f"http://127.0.0.1:{port}"
+    argv = python("-m", "dp_vllm.sim", model, "--host", "127.0.0.1", "--port", str(port), *flags)
+    with running(argv, log_dir / f"sim-{port}.log", url=url, ready=lambda: answers(url + "/health")) as program:
+        yield program
+
+
+@contextlib.contextmanager
+def gateway(log_dir: Path, *flags: str, port: int | None = None) -> Iterator[Program]:
+    """One gateway on a TCP port of its own that has looked at all its replicas."""
+    port = port or free_port()
+    url = f"http://127.0.0.1:{port}"
+    argv = python("-m", "dp_vllm_gateway", "--host", "127.0.0.1", "--port", str(port), *flags)
+    with running(argv, log_dir / f"gateway-{port}.log", url=url, ready=lambda: answers(url + "/ready")) as program:
+        yield program
