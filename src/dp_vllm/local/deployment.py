@@ -1,0 +1,72 @@
+"""What is to run on this machine, decided to the last word before anything starts.
+
+The command line makes a `Deployment`, `--dry-run` prints it, the supervisor runs it. It says nothing of what is
+running now.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dp_vllm.engine.command import Command
+from dp_vllm.local.run_directory import RunDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where clients reach the endpoint: a TCP port, or a unix socket."""
+
+    host: str | None
+    """None stands for all interfaces, IPv4 and IPv6."""
+    port: int
+    uds: Path | None = None
+    """If given, host and port mean nothing."""
+    tls: bool = False
+
+    @property
+    def url(self) -> str:
+        """What a client on this machine uses: `http://127.0.0.1:8000`, or `unix:/path`."""
+        if self.uds is not None:
+            return f"unix:{self.uds}"
+        host = self.host if self.host not in (None, "", "0.0.0.0", "::") else "127.0.0.1"  # noqa: S104 - compared
+        return f"{'https' if self.tls else 'http'}://{f'[{host}]' if ':' in str(host) else host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One complete copy of the model: one engine to keep running."""
+
+    name: str
+    """"0", "1", ... in the order of its GPUs."""
+    gpus: tuple[str, ...]
+    """What its CUDA_VISIBLE_DEVICES holds; empty if it uses no GPUs."""
+    command: Command
+    address: str
+    """Where the engine will listen: `unix:/path` (to be unlinked before each start) or `host:port`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One run."""
+
+    model: str
+    engine: str
+    """For people: `vllm 0.32.0`, `sim`."""
+    replicas: tuple[Replica, ...]
+    listen: Listen
+    gateway: Command
+    """Complete but for `--listen-fd N`: the supervisor opens the sockets and adds one for each."""
+    keys: tuple[str, ...]
+    """API keys to write to `directory.keys` (0600) before the gateway starts; its command names that file then.
+
+    Empty if there are none, or if they stand in a file of the user's that the gateway reads itself.
+    """
+    shutdown_timeout_seconds: float
+    """How long streams may go on after SIGTERM."""
+    directory: RunDirectory
+    warnings: tuple[str, ...] = ()
+    """Sentences that the user is told before the start."""
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.directory.name

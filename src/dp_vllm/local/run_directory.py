@@ -1,0 +1,106 @@
+"""Where a run keeps its things: one directory that every `dp-vllm` command of this user finds by the run's name.
+
+Only names are made here; whoever starts the run makes the directories and claims them.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from dp_vllm.errors import BadSettings, UserError
+
+SOCKET_PATH_BYTES: Final = 107
+"""How long a unix socket's path may be: `sun_path` has 108 bytes, the last of them zero."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """The files of one run. `path` is to have mode 0700, `keys` 0600."""
+
+    path: Path
+    logs: Path
+    """Directory of the logs and crash reports; it outlives the run."""
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    @property
+    def endpoints(self) -> Path:
+        """The endpoints file (`dp_vllm.endpoints`)."""
+        return self.path / "endpoints.json"
+
+    @property
+    def admin_socket(self) -> Path:
+        """Where the gateway answers `GET /state`."""
+        return self.path / "admin.sock"
+
+    @property
+    def keys(self) -> Path:
+        """The endpoint's API keys, one a line, if they were given as words or by the environment."""
+        return self.path / "keys"
+
+    @property
+    def run(self) -> Path:
+        """Process ids with start times of the supervisor and its children."""
+        return self.path / "run.json"
+
+    @property
+    def gateway_log(self) -> Path:
+        return self.logs / "gateway.log"
+
+    def replica_socket(self, replica: str) -> Path:
+        """The unix socket that the engine of this replica listens on."""
+        return self.path / f"replica-{replica}.sock"
+
+    def replica_log(self, replica: str) -> Path:
+        return self.logs / f"replica-{replica}.log"
+
+
+def run_directory(
+    name: str, environ: Mapping[str, str], *, uid: int | None = None, log_dir: Path | None = None
+) -> RunDirectory:
+    """The directory of the run called `name`.
+
+    It is below `$XDG_RUNTIME_DIR` if that can be used, else below `/tmp/dp-vllm-UID`; the logs are in `log_dir`, or
+    below `$XDG_STATE_HOME` (`~/.local/state`). Raises BadSettings for a name that cannot be one, and UserError if
+    sockets in that directory would have too long a path.
+    """
+    if not _NAME.fullmatch(name):
+        raise BadSettings(
+            f"--name: {name!r} cannot name a run; use up to 63 letters, digits, '.', '_' and '-', "
+            "beginning with a letter or a digit"
+        )
+    path = _runtime(environ, os.getuid() if uid is None else uid) / name
+    directory = RunDirectory(path, log_dir.absolute() if log_dir else _state(environ, path) / name)
+    longest = os.fsencode(directory.replica_socket("9999"))
+    if len(longest) > SOCKET_PATH_BYTES:
+        raise UserError(
+            f"{path} is too long a path to keep unix sockets in ({len(longest)} bytes with the socket's name, at most "
+            f"{SOCKET_PATH_BYTES}); give a shorter --name, or set XDG_RUNTIME_DIR to a shorter directory of your own"
+        )
+    return directory
+
+
+def _runtime(environ: Mapping[str, str], uid: int) -> Path:
+    # A batch job often inherits the variable from a login node whose /run/user/UID does not exist here.
+    given = Path(environ.get("XDG_RUNTIME_DIR", ""))
+    if given.is_absolute() and given.is_dir() and os.access(given, os.W_OK | os.X_OK):
+        return given / "dp-vllm"
+    return Path(f"/tmp/dp-vllm-{uid}")  # noqa: S108 - made with mode 0700 and refused if it is somebody else's
+
+
+def _state(environ: Mapping[str, str], run: Path) -> Path:
+    given = Path(environ.get("XDG_STATE_HOME", ""))
+    if given.is_absolute():
+        return given / "dp-vllm"
+    home = Path(environ.get("HOME", ""))
+    if home.is_absolute() and home != Path("/"):
+        return home / ".local" / "state" / "dp-vllm"
+    return run.parent / "logs"
