@@ -4,6 +4,7 @@ The command line makes a `Deployment`, `--dry-run` prints it, the supervisor run
 running now.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,10 +56,10 @@ class Deployment:
     listen: Listen
     gateway: Command
     """Complete but for `--listen-fd N`: the supervisor opens the sockets and adds one for each."""
-    keys: tuple[str, ...]
-    """API keys to write to `directory.keys` (0600) before the gateway starts; its command names that file then.
+    files: Mapping[Path, str]
+    """Text files to write, with mode 0600, in the run's directory before anything starts.
 
-    Empty if there are none, or if they stand in a file of the user's that the gateway reads itself.
+    The endpoint's API keys (`directory.keys`, which the gateway's command names) and the engines' copy of `--config`.
     """
     shutdown_timeout_seconds: float
     """How long streams may go on after SIGTERM."""

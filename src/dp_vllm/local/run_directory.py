@@ -47,6 +47,11 @@ class RunDirectory:
         return self.path / "keys"
 
     @property
+    def engine_config(self) -> Path:
+        """What is left of `--config` for the engines, without the endpoint's own flags."""
+        return self.path / "engine.yaml"
+
+    @property
     def run(self) -> Path:
         """Process ids with start times of the supervisor and its children."""
         return self.path / "run.json"
