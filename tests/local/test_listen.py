@@ -1,0 +1,79 @@
+"""The endpoint's sockets: all interfaces by default, inheritable; a taken address is an error that names its holder."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from programs import free_port
+
+from dp_vllm.errors import UserError
+from dp_vllm.local.deployment import Listen
+from dp_vllm.local.listen import listening
+
+
+def test_by_default_all_interfaces_are_listened_on() -> None:
+    port = free_port()
+    with listening(Listen(None, port)) as sockets:
+        assert "0.0.0.0" in {each.getsockname()[0] for each in sockets}
+        assert all(os.get_inheritable(each.fileno()) for each in sockets)
+        socket.create_connection(("127.0.0.1", port)).close()
+    assert all(each.fileno() == -1 for each in sockets)
+
+
+def test_a_given_host_is_the_only_one_listened_on() -> None:
+    with listening(Listen("127.0.0.1", free_port())) as sockets:
+        assert [each.getsockname()[0] for each in sockets] == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize("reuse_port", [False, True], ids=["plain", "with SO_REUSEPORT"])
+def test_a_taken_port_is_an_error_that_names_its_holder(reuse_port: bool) -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, reuse_port)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=rf"--port: {port} is taken by process {os.getpid()} \(.*pytest"):
+            listening(Listen(None, port)).__enter__()
+
+
+def test_a_port_can_be_listened_on_again_at_once() -> None:
+    port = free_port()
+    for _ in range(2):
+        with listening(Listen("127.0.0.1", port)) as (listener,):
+            client = socket.create_connection(("127.0.0.1", port))
+            served, _ = listener.accept()
+            served.close()  # the first to close: its side stays in TIME_WAIT
+            client.close()
+
+
+def test_a_host_that_is_not_of_this_machine_is_refused() -> None:
+    with pytest.raises(UserError, match=r"--host: '203.0.113.7' is no address of this machine"):
+        listening(Listen("203.0.113.7", free_port())).__enter__()
+
+
+def test_a_unix_socket_is_removed_at_the_end_and_a_stale_one_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "endpoint.sock"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    with listening(Listen(None, 0, uds=path)), socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    assert not path.exists()
+
+
+def test_a_taken_unix_socket_is_an_error_that_names_its_holder(tmp_path: Path) -> None:
+    path = tmp_path / "endpoint.sock"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        with pytest.raises(UserError, match=rf"--uds: {path} is taken by process {os.getpid()}"):
+            listening(Listen(None, 0, uds=path)).__enter__()
+    assert path.exists()
+
+
+def test_a_file_is_not_replaced_by_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("data")
+    with pytest.raises(UserError, match="exists and is no socket"):
+        listening(Listen(None, 0, uds=path)).__enter__()
+    assert path.read_text() == "data"
