@@ -1,0 +1,154 @@
+"""The gateway's command line: `python -m dp_vllm_gateway`, or `dp-vllm gateway`."""
+
+import asyncio
+import json
+import logging
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dp_vllm import names
+from dp_vllm.errors import BadSettings, DpVllmError
+from dp_vllm_gateway.config import Cors, GatewayConfig, Limits, Tls
+from dp_vllm_gateway.discovery import static
+from dp_vllm_gateway.pick import Policy
+from dp_vllm_gateway.server import run
+
+try:
+    import uvloop
+except ImportError:  # not on this platform
+    uvloop = None  # type: ignore[assignment]
+
+
+def _json_list(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    try:
+        listed = json.loads(value)
+    except ValueError:
+        listed = None
+    if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
+        raise click.BadParameter(f"{value!r} is not a JSON list of texts, such as '[\"https://example.org\"]'")
+    return tuple(listed)
+
+
+@click.command(context_settings={"auto_envvar_prefix": "DP_VLLM_GATEWAY", "max_content_width": 100})
+@click.option("--replica", "replicas", multiple=True, metavar="URL", help="An engine: http://HOST:PORT or unix:/PATH.")
+@click.option("--endpoints-file", type=click.Path(path_type=Path), help="The supervisor's file, instead of --replica.")
+@click.option("--host", default=None, help="Address to listen on.  [default: all]")
+@click.option("--port", type=click.IntRange(1, 65535), default=names.DEFAULT_PORT, show_default=True)
+@click.option("--uds", type=click.Path(path_type=Path), help="Listen on a unix socket instead.")
+@click.option("--listen-fd", "listen_fds", type=int, multiple=True, help="Listen on an inherited socket instead.")
+@click.option("--api-key", "api_keys", multiple=True, metavar="KEY", help="A key that clients must send; repeatable.")
+@click.option("--api-key-file", type=click.Path(path_type=Path), help="Keys, one a line, read again when it changes.")
+@click.option("--replica-api-key", metavar="KEY", help="The key that the engines want.")
+@click.option(
+    "--policy", type=click.Choice([p.value for p in Policy]), default=Policy.LEAST_LOAD.value, show_default=True
+)
+@click.option("--admin-socket", type=click.Path(path_type=Path), help="A unix socket for state and metrics, no key.")
+@click.option("--metrics-port", type=click.IntRange(1, 65535), help="/metrics, /health and /ready on a port, no key.")
+@click.option("--ssl-keyfile", type=click.Path(path_type=Path))
+@click.option("--ssl-certfile", type=click.Path(path_type=Path))
+@click.option("--ssl-ca-certs", type=click.Path(path_type=Path))
+@click.option("--ssl-cert-reqs", type=click.IntRange(0, 2), default=0, show_default=True)
+@click.option("--ssl-ciphers")
+@click.option("--root-path", default="", help="A prefix of all paths, as behind a proxy.")
+@click.option("--allowed-origins", callback=_json_list, metavar="JSON", help="Origins whose pages may call (CORS).")
+@click.option("--allowed-methods", callback=_json_list, metavar="JSON")
+@click.option("--allowed-headers", callback=_json_list, metavar="JSON")
+@click.option("--allow-credentials", is_flag=True)
+@click.option("--disable-fastapi-docs", is_flag=True, help="No /docs and /openapi.json.")
+@click.option("--allow-unsafe-routes", is_flag=True, help="Pass on routes that change one replica of many.")
+@click.option("--shutdown-timeout", type=click.FloatRange(0), default=5.0, show_default=True, metavar="SECONDS")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--no-access-log", is_flag=True, help="No line for each request.")
+def main(**given: Any) -> None:
+    """Balance OpenAI traffic over engines that are already running."""
+    try:
+        config = _config(given)
+        _raise_open_files()
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+        _run(config)
+    except DpVllmError as error:
+        click.echo(f"dp-vllm gateway: {error}", err=True)
+        sys.exit(error.exit_status)
+
+
+def _config(given: dict[str, Any]) -> GatewayConfig:
+    if bool(given["replicas"]) == bool(given["endpoints_file"]):
+        raise BadSettings("say which engines: --replica http://HOST:PORT (repeatable), or --endpoints-file PATH")
+    root_path = given["root_path"].rstrip("/")
+    if root_path and not root_path.startswith("/"):
+        raise BadSettings(f"--root-path {root_path!r} is not allowed; it begins with /")
+    return GatewayConfig(
+        replicas=tuple(static.address_of(url) for url in given["replicas"]),
+        endpoints_file=given["endpoints_file"],
+        host=given["host"],
+        port=given["port"],
+        uds=given["uds"],
+        listen_fds=given["listen_fds"],
+        api_keys=given["api_keys"] or _keys_from_environment(),
+        api_key_file=given["api_key_file"],
+        replica_api_key=given["replica_api_key"],
+        policy=Policy(given["policy"]),
+        admin_socket=given["admin_socket"],
+        metrics_port=given["metrics_port"],
+        tls=_tls(given),
+        root_path=root_path,
+        cors=_cors(given),
+        docs=not given["disable_fastapi_docs"],
+        allow_unsafe_routes=given["allow_unsafe_routes"],
+        shutdown_timeout_seconds=given["shutdown_timeout"],
+        json_log=given["log_format"] == "json",
+        access_log=not given["no_access_log"],
+        limits=Limits(),
+    )
+
+
+def _keys_from_environment() -> tuple[str, ...]:
+    found = os.environ.get(names.API_KEY_VARIABLE) or os.environ.get("VLLM_API_KEY") or ""
+    return tuple(found.split())
+
+
+def _tls(given: dict[str, Any]) -> Tls | None:
+    if given["ssl_certfile"] is None:
+        if given["ssl_keyfile"] is not None:
+            raise BadSettings("--ssl-keyfile needs --ssl-certfile too")
+        return None
+    return Tls(
+        certfile=given["ssl_certfile"],
+        keyfile=given["ssl_keyfile"],
+        ca_certs=given["ssl_ca_certs"],
+        cert_reqs=given["ssl_cert_reqs"],
+        ciphers=given["ssl_ciphers"],
+    )
+
+
+def _cors(given: dict[str, Any]) -> Cors:
+    return Cors(
+        origins=given["allowed_origins"] or (),
+        methods=given["allowed_methods"] or ("*",),
+        headers=given["allowed_headers"] or ("*",),
+        credentials=given["allow_credentials"],
+    )
+
+
+def _raise_open_files() -> None:
+    """Two descriptors a stream: take as many as the system gives."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _run(config: GatewayConfig) -> None:
+    if uvloop is None:
+        asyncio.run(run(config))
+    else:
+        uvloop.run(run(config))
+
+
+if __name__ == "__main__":
+    main(prog_name="dp-vllm gateway")

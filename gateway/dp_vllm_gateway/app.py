@@ -1,0 +1,183 @@
+"""One gateway process: what each request passes through before it is sent on, and what the gateway answers itself."""
+
+import asyncio
+import itertools
+import secrets
+
+from aiohttp import web
+
+from dp_vllm.endpoints import State
+from dp_vllm.engine.routes import Reach, Route, route_of
+from dp_vllm_gateway import cors, headers, paths, refusals, replies, sse, waiting
+from dp_vllm_gateway.body import Bodies
+from dp_vllm_gateway.call import Call
+from dp_vllm_gateway.config import GatewayConfig
+from dp_vllm_gateway.facts import BadJson, Facts, facts_of
+from dp_vllm_gateway.headers import Incoming
+from dp_vllm_gateway.keys import Keys
+from dp_vllm_gateway.pool import Pool
+from dp_vllm_gateway.proxy import Outgoing, Proxy
+from dp_vllm_gateway.relay import Relay
+from dp_vllm_gateway.replies import Refusal
+
+OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
+"""Answered without a key: they tell nothing of anybody."""
+
+DOCS_PATHS = frozenset({"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
+
+
+class Gateway:
+    """Handles every request of the endpoint."""
+
+    def __init__(self, config: GatewayConfig, pool: Pool, keys: Keys) -> None:
+        self._config = config
+        self._pool = pool
+        self._keys = keys
+        self._bodies = Bodies(config.limits)
+        self.proxy = Proxy(config, pool)
+        self._loop = asyncio.get_running_loop()
+        self._ids = (f"{secrets.token_hex(4)}-{number:x}" for number in itertools.count(1))
+        self.ending = False
+        """The gateway was told to end: what is under way goes on, nothing new begins."""
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        incoming = headers.incoming(request.raw_headers)
+        given = incoming.request_id()
+        call = Call(given.decode() if given else next(self._ids), request.method, request.raw_path, self._loop.time())
+        relay = Relay(request)
+        try:
+            return await self._answer(request, incoming, relay, call)
+        except Refusal as refusal:
+            return self._refuse(refusal, relay, call)
+        except asyncio.CancelledError:
+            call.status, call.reason = 499, "the client left"
+            raise
+        finally:
+            call.ended_at = self._loop.time()
+
+    async def _answer(
+        self, request: web.BaseRequest, incoming: Incoming, relay: Relay, call: Call
+    ) -> web.StreamResponse:
+        path, query = paths.target_of(request.raw_path, self._config.root_path)
+        call.path = path
+        if request.method == "OPTIONS":
+            return self._own(call, cors.preflight(self._config.cors, request.headers))
+        if path == "/health":
+            return self._own(call, self._health())
+        if path == "/ready":
+            return self._own(call, self._ready())
+        self._guard(path, incoming, call)
+        if self.ending:
+            raise refusals.shutting_down()
+        route = route_of(request.method, path)
+        self._judge_route(route, path)
+        return await self._send_on(request, incoming, relay, call, route, path + query)
+
+    # what is judged before the body
+
+    def _guard(self, path: str, incoming: Incoming, call: Call) -> None:
+        if not self._keys.required or path in OPEN_PATHS:
+            return
+        if self._keys.problem:
+            raise Refusal(401, "the endpoint has no usable API key", headers={"WWW-Authenticate": "Bearer"})
+        name = self._keys.name_of(incoming.bearer())
+        if name is None:
+            raise Refusal(
+                401,
+                "Incorrect or missing API key. Send it as `Authorization: Bearer KEY`.",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        call.key = name
+
+    def _judge_route(self, route: Route, path: str) -> None:
+        if route.reach is Reach.NEVER and not self._config.allow_unsafe_routes:
+            raise Refusal(403, f"{path} would change one replica of many; --allow-unsafe-routes opens it")
+        if path in DOCS_PATHS and not self._config.docs:
+            raise Refusal(404, "Not Found")
+
+    # sending on
+
+    async def _send_on(
+        self, request: web.BaseRequest, incoming: Incoming, relay: Relay, call: Call, route: Route, target: str
+    ) -> web.StreamResponse:
+        self._expect(incoming, relay)
+        body = await self._bodies.read(request)
+        try:
+            facts = self._facts(request, incoming, route, body)
+            call.model, call.stream = facts.model or "", facts.stream
+            answer_lines = self._answer_lines(incoming, call)
+            wait_seconds = waiting.seconds_of(incoming.read.get(b"x-dp-vllm-wait"))
+            if wait_seconds and not self._pool.available:
+                await waiting.for_replica(self._pool, facts, relay, wait_seconds, answer_lines)
+            lines = self._request_lines(incoming, call)
+            out = Outgoing(request.method, target, route, lines, body, facts, answer_lines)
+            await self.proxy.forward(out, relay, call)
+        finally:
+            self._bodies.release(body)
+        return relay.response()
+
+    def _expect(self, incoming: Incoming, relay: Relay) -> None:
+        length = incoming.read.get(b"content-length")
+        self._bodies.judge_length(int(length) if length else 0)
+        expected = incoming.read.get(b"expect")
+        if expected is None:
+            return
+        if expected.lower() != b"100-continue":
+            raise Refusal(417, f"Expect: {expected.decode('latin-1')!r} is not known; 100-continue is")
+        relay.proceed()
+
+    def _facts(self, request: web.BaseRequest, incoming: Incoming, route: Route, body: bytes) -> Facts:
+        if not route.json_body or not body or b"content-encoding" in incoming.read:
+            return Facts(model=request.query.get("model") if self._pool.several_models else None)
+        try:
+            return facts_of(body)
+        except BadJson as error:
+            raise Refusal(400, f"the body is not JSON: {error}", code="bad_json") from error
+
+    def _request_lines(self, incoming: Incoming, call: Call) -> bytes:
+        lines = [*incoming.lines, b"x-request-id: %b\r\n" % call.id.encode()]
+        if self._config.replica_api_key is not None:
+            lines.append(b"authorization: Bearer %b\r\n" % self._config.replica_api_key.encode())
+        elif not self._keys.required:
+            passed = (b"authorization", b"x-api-key")
+            lines += [b"%b: %b\r\n" % (name, incoming.read[name]) for name in passed if name in incoming.read]
+        return b"".join(lines)
+
+    def _answer_lines(self, incoming: Incoming, call: Call) -> bytes:
+        allowed = cors.lines(self._config.cors, incoming.read.get(b"origin"))
+        return b"x-request-id: %b\r\n%b" % (call.id.encode(), allowed)
+
+    # what the gateway answers itself
+
+    def _health(self) -> web.Response:
+        if self._pool.available and not self.ending:
+            return web.Response(status=200)
+        refusal = refusals.no_replica([member.endpoint for member in self._pool.members()])
+        return replies.error(refusal.status, refusal.message, code=refusal.code, headers=refusal.headers)
+
+    def _ready(self) -> web.Response:
+        unseen = [m.name for m in self._pool.members() if m.endpoint.state is State.READY and not m.probed]
+        if self._keys.problem:
+            return replies.error(503, self._keys.problem, code="no_keys")
+        if self.ending or not self._pool.known or unseen:
+            return replies.error(503, f"not every replica was looked at yet: {', '.join(unseen)}", code="not_ready")
+        return web.Response(status=200)
+
+    def _own(self, call: Call, response: web.Response) -> web.Response:
+        call.status = response.status
+        response.headers["x-request-id"] = call.id
+        return response
+
+    def _refuse(self, refusal: Refusal, relay: Relay, call: Call) -> web.StreamResponse:
+        call.status, call.reason = refusal.status, refusal.code or refusal.message
+        route = route_of(call.method, call.path)
+        if relay.begun:
+            relay.end(sse.error_event(route.dialect, refusal.message))
+            return relay.response()
+        anthropic = call.path.startswith("/v1/messages")
+        response = replies.error(
+            refusal.status, refusal.message, code=refusal.code, headers=refusal.headers, anthropic=anthropic
+        )
+        return self._own(call, response)

@@ -1,0 +1,71 @@
+"""Reads a request's body whole, within limits, before anything is decided: only then can it be sent again."""
+
+import asyncio
+
+from aiohttp import StreamReader, web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_exceptions import HTTPException
+
+from dp_vllm_gateway.config import Limits
+from dp_vllm_gateway.replies import Refusal, unavailable
+
+
+class Bodies:
+    """Counts the bytes of all bodies that are held."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.held_bytes = 0
+
+    def judge_length(self, length: int) -> None:
+        """Refuse a body by what its Content-Length announces."""
+        if length > self._limits.max_body_bytes:
+            raise Refusal(413, f"the body has {length} bytes; at most {self._limits.max_body_bytes} are taken")
+        if self.held_bytes + length > self._limits.max_buffered_bytes:
+            raise unavailable(
+                503,
+                f"the gateway holds {self.held_bytes} bytes of other requests and has no room for this one",
+                retry_after_seconds=5,
+                code="gateway_memory",
+            )
+
+    async def read(self, request: web.BaseRequest) -> bytes:
+        """The whole body. Raises Refusal: 408 if it stops coming, 413 and 503 if it is too much, 400 if it is cut.
+
+        Its bytes count as held until `release`.
+        """
+        content = request.content
+        if content.is_eof():  # came together with the head
+            data = content.read_nowait()
+            self.held_bytes += len(data)
+            return data
+        pieces: list[bytes] = []
+        size = 0
+        try:
+            while piece := await self._piece(content):
+                pieces.append(piece)
+                size += len(piece)
+                self.held_bytes += len(piece)
+                self._judge_size(size)
+        except BaseException:
+            self.held_bytes -= size
+            raise
+        return b"".join(pieces)
+
+    def release(self, body: bytes) -> None:
+        """A body is no longer held."""
+        self.held_bytes -= len(body)
+
+    def _judge_size(self, size: int) -> None:
+        if size > self._limits.max_body_bytes:
+            raise Refusal(413, f"the body has more than {self._limits.max_body_bytes} bytes")
+        self.judge_length(0)
+
+    async def _piece(self, content: StreamReader) -> bytes:
+        try:
+            async with asyncio.timeout(self._limits.body_idle_seconds):
+                return await content.readany()
+        except TimeoutError:
+            raise Refusal(408, f"no piece of the body came for {self._limits.body_idle_seconds:g} s") from None
+        except (HttpProcessingError, HTTPException, web.RequestPayloadError) as error:
+            raise Refusal(400, f"the body cannot be read: {error}") from error

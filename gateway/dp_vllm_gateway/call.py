@@ -1,0 +1,47 @@
+"""What is recorded of one request: what the request line says and the metrics count. Never a prompt or a key."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+_PROMPT: Final = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d+)')
+_COMPLETION: Final = re.compile(rb'"(?:completion|output)_tokens":\s*(\d+)')
+
+
+@dataclass(slots=True)
+class Call:
+    """One request on its way through the gateway; its handler writes it, once it has ended others read it."""
+
+    id: str
+    method: str
+    path: str
+    began_at: float
+    """The event loop's time, seconds."""
+    key: str = ""
+    """The key's name."""
+    model: str = ""
+    stream: bool = False
+    replica: str = ""
+    reason: str = ""
+    """Why the gateway answered itself, or why the answer was broken."""
+    status: int = 0
+    """499: the client left."""
+    attempts: int = 0
+    answered_at: float = 0.0
+    """When the first body byte was there; 0 if there was none."""
+    ended_at: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    chunks: int = 0
+    broken: bool = False
+    """The client has a part of the answer and knows that the rest is missing."""
+
+    def usage(self, text: bytes) -> None:
+        """Take the tokens that an engine counted from the end of its answer, if it says them."""
+        at = text.rfind(b'"usage":')
+        if at < 0:
+            return
+        if prompt := _PROMPT.search(text, at):
+            self.prompt_tokens = int(prompt.group(1))
+        if completion := _COMPLETION.search(text, at):
+            self.completion_tokens = int(completion.group(1))

@@ -1,0 +1,84 @@
+"""The gateway's settings: one frozen value, made once from the command line; each unit and default stands here."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dp_vllm import names
+from dp_vllm_gateway.pick import Policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much and how long. There is no limit on a whole request: a long answer is not an error."""
+
+    max_body_bytes: int = 256 << 20
+    """One request's body; larger is 413."""
+    max_buffered_bytes: int = 1 << 30
+    """All bodies that are held at one time; beyond it 503."""
+    body_idle_seconds: float = 60.0
+    """Between two pieces of a request's body; then 408."""
+    connect_seconds: float = 3.0
+    """To connect to an engine; a vanished address answers nothing."""
+    first_byte_seconds: float = 600.0
+    """Until an answer's first body byte: the queue and the longest prefill fit in. Comments do not count."""
+    chunk_seconds: float = 300.0
+    """Between two pieces of an answer."""
+    write_seconds: float = 60.0
+    """How long a client may take nothing of what was sent to it."""
+    idle_client_seconds: float = 75.0
+    """How long a client's connection may stay open without a request, or with half a request head."""
+    probe_seconds: float = 5.0
+    """Between two looks at an engine; also how long one look may take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Certificates of the endpoint, as vllm serve's --ssl-* flags name them."""
+
+    keyfile: Path | None = None
+    certfile: Path
+    ca_certs: Path | None = None
+    cert_reqs: int = 0
+    ciphers: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cors:
+    """Which web pages of other origins may use the endpoint; none by default, as in vLLM."""
+
+    origins: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ("*",)
+    headers: tuple[str, ...] = ("*",)
+    credentials: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayConfig:
+    """Everything that one gateway process is told."""
+
+    replicas: tuple[str, ...] = ()
+    """Addresses of engines that somebody else started: `host:port` or `unix:/path`."""
+    endpoints_file: Path | None = None
+    """The supervisor's file, instead of `replicas`."""
+    host: str | None = None
+    port: int = names.DEFAULT_PORT
+    uds: Path | None = None
+    listen_fds: tuple[int, ...] = ()
+    """Listening sockets that were inherited; then host, port and uds are not used."""
+    api_keys: tuple[str, ...] = ()
+    api_key_file: Path | None = None
+    replica_api_key: str | None = None
+    policy: Policy = Policy.LEAST_LOAD
+    admin_socket: Path | None = None
+    metrics_port: int | None = None
+    tls: Tls | None = None
+    root_path: str = ""
+    cors: Cors = field(default_factory=Cors)
+    docs: bool = True
+    allow_unsafe_routes: bool = False
+    """Opens the routes that act on one replica of many (`Reach.NEVER`)."""
+    shutdown_timeout_seconds: float = 5.0
+    """How long streams may go on after SIGTERM."""
+    json_log: bool = False
+    access_log: bool = True
+    limits: Limits = field(default_factory=Limits)

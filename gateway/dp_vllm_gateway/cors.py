@@ -1,0 +1,41 @@
+"""Answers browsers that ask whether a page of another origin may use the endpoint. Pure."""
+
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from dp_vllm_gateway import replies
+from dp_vllm_gateway.config import Cors
+
+
+def preflight(cors: Cors, headers: Mapping[str, str]) -> web.Response:
+    """The answer to OPTIONS."""
+    origin = headers.get("Origin")
+    method = headers.get("Access-Control-Request-Method")
+    if not cors.origins or origin is None or method is None:
+        return replies.error(405, "OPTIONS is answered only to browsers", headers={"Allow": "GET, POST, DELETE"})
+    if not _allowed(cors, origin) or not ("*" in cors.methods or method in cors.methods):
+        return replies.error(400, f"origin {origin} may not use {method} here")
+    asked = headers.get("Access-Control-Request-Headers", "")
+    answer = {
+        "Access-Control-Allow-Origin": origin,
+        "Access-Control-Allow-Methods": method if "*" in cors.methods else ", ".join(cors.methods),
+        "Access-Control-Allow-Headers": asked if "*" in cors.headers else ", ".join(cors.headers),
+        "Access-Control-Max-Age": "600",
+        "Vary": "Origin",
+    }
+    if cors.credentials:
+        answer["Access-Control-Allow-Credentials"] = "true"
+    return web.Response(status=200, headers=answer)
+
+
+def lines(cors: Cors, origin: bytes | None) -> bytes:
+    """Header lines that let the page of an allowed origin read an answer; empty for others."""
+    if origin is None or not cors.origins or not _allowed(cors, origin.decode("latin-1")):
+        return b""
+    credentials = b"access-control-allow-credentials: true\r\n" if cors.credentials else b""
+    return b"access-control-allow-origin: %b\r\nvary: Origin\r\n%b" % (origin, credentials)
+
+
+def _allowed(cors: Cors, origin: str) -> bool:
+    return "*" in cors.origins or origin in cors.origins

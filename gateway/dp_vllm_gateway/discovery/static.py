@@ -1,0 +1,24 @@
+"""Endpoints that are named on the command line: engines that somebody else started."""
+
+from collections.abc import Sequence
+
+from dp_vllm.endpoints import Endpoint, EndpointSet
+from dp_vllm.errors import BadSettings
+
+
+def address_of(url: str) -> str:
+    """`http://host:port`, `host:port` or `unix:/path` as an endpoint's address. Raises BadSettings for others."""
+    if url.startswith("unix:"):
+        path = url.removeprefix("unix:").replace("//", "/", 1)
+        if path.startswith("/"):
+            return f"unix:{path}"
+    host, _, port = url.removeprefix("http://").rstrip("/").rpartition(":")
+    if "/" not in host and host and port.isdigit() and 0 < int(port) < 65536:
+        return f"{host}:{port}"
+    raise BadSettings(f"--replica {url!r} is not allowed; write http://HOST:PORT or unix:/PATH")
+
+
+def endpoints_of(addresses: Sequence[str]) -> EndpointSet:
+    """The set of these endpoints, which never changes."""
+    endpoints = tuple(Endpoint(str(number), address) for number, address in enumerate(addresses))
+    return EndpointSet(1, endpoints)

@@ -1,0 +1,54 @@
+"""Asks one engine something on the gateway's own account: a probe, a merged answer, one of many broadcasts."""
+
+import asyncio
+from dataclasses import dataclass
+
+from dp_vllm_gateway.pool import Member
+from dp_vllm_gateway.upstream import Headers, UpstreamError
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """An engine's whole answer."""
+
+    status: int
+    body: bytes
+
+
+class _Exchange:
+    def __init__(self) -> None:
+        self._status = 0
+        self._body: list[bytes] = []
+        self.done: asyncio.Future[Fetched] = asyncio.get_running_loop().create_future()
+
+    def on_head(self, status: int, headers: Headers, until_eof: bool) -> None:
+        self._status = status
+
+    def on_body(self, data: bytes, complete: bool) -> None:
+        self._body.append(data)
+        if complete and not self.done.done():
+            self.done.set_result(Fetched(self._status, b"".join(self._body)))
+
+    def on_lost(self, error: UpstreamError) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+async def fetch(
+    member: Member, method: str, target: str, *, seconds: float, lines: bytes = b"", body: bytes = b""
+) -> Fetched:
+    """Send one request and read the answer whole, on a new connection.
+
+    Raises OSError if nobody listens, TimeoutError (an OSError too) after `seconds`, UpstreamError if the answer is cut
+    or no HTTP.
+    """
+    async with asyncio.timeout(seconds):
+        connection = await member.connections.connect()
+        exchange = _Exchange()
+        head = b"%b %b HTTP/1.1\r\nhost: %b\r\nconnection: close\r\n%bcontent-length: %d\r\n\r\n"
+        request = head % (method.encode(), target.encode(), member.host, lines, len(body))
+        try:
+            connection.send(request + body, exchange, head_only=method == "HEAD")
+            return await exchange.done
+        finally:
+            connection.close()

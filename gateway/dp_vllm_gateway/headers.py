@@ -1,0 +1,122 @@
+"""Which header lines cross the gateway, and what it reads of them. Pure: bytes in, lines out.
+
+Framing and connection headers belong to one connection and are never copied (RFC 9110, 7.6.1).
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+HOP_BY_HOP: Final = frozenset(
+    {
+        b"alt-svc",
+        b"connection",
+        b"content-length",
+        b"expect",
+        b"host",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+OURS: Final = frozenset(
+    {
+        b"authorization",
+        b"x-api-key",
+        b"x-data-parallel-rank",  # an independent replica refuses any rank but 0
+        b"x-dp-vllm-wait",
+        b"x-request-id",
+    }
+)
+"""Read by the gateway, or not an engine's business."""
+
+READ_TOO: Final = frozenset({b"content-encoding", b"content-type", b"origin"})
+"""Copied, and read by the gateway."""
+
+_READ_ONLY: Final = dict.fromkeys(HOP_BY_HOP | OURS, False)
+_READ: Final = _READ_ONLY | dict.fromkeys(READ_TOO, True)
+"""For each header that the gateway reads: whether it is copied as well."""
+
+_NOT_RETURNED: Final = HOP_BY_HOP | {b"x-request-id"}
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+class Incoming(NamedTuple):
+    """A request's headers, as far as the gateway reads them."""
+
+    lines: list[bytes]
+    """What the engine is sent, each with its line end."""
+    read: dict[bytes, bytes]
+    """What the gateway reads, by lower-case name; the first of each."""
+
+    def bearer(self) -> bytes | None:
+        """The key that was sent, as OpenAI's or as Anthropic's clients send it."""
+        authorization = self.read.get(b"authorization")
+        if authorization is not None:
+            scheme, _, key = authorization.partition(b" ")
+            return key.strip() if scheme.lower() == b"bearer" else None
+        return self.read.get(b"x-api-key")
+
+    def request_id(self) -> bytes | None:
+        """The client's own id for the request, if it is one that logs and headers can bear."""
+        value = self.read.get(b"x-request-id")
+        return value if value is not None and _REQUEST_ID.fullmatch(value) else None
+
+
+def incoming(raw: Sequence[tuple[bytes, bytes]]) -> Incoming:
+    """Divide a request's headers into those that go on and those that are read here."""
+    lines: list[bytes] = []
+    read: dict[bytes, bytes] = {}
+    for name, value in raw:
+        lower = name.lower()
+        copied = _READ.get(lower)
+        if copied is not None:
+            read.setdefault(lower, value)
+        if copied is not False:
+            lines.append(b"%b: %b\r\n" % (name, value))
+    named = read.get(b"connection")
+    if named is not None and named.lower() not in (b"keep-alive", b"close"):
+        lines = _without(lines, named)
+    return Incoming(lines, read)
+
+
+def _without(lines: list[bytes], connection: bytes) -> list[bytes]:
+    """A header that `Connection` names goes no further."""
+    named = {name.strip().lower() for name in connection.split(b",")}
+    return [line for line in lines if line.partition(b":")[0].lower() not in named]
+
+
+class Returning(NamedTuple):
+    """An answer's headers, as far as the gateway reads them."""
+
+    lines: list[bytes]
+    """What the client is sent, each with its line end; nothing that frames the body."""
+    content_type: bytes
+    length: int | None
+    encoded: bool
+    """The body is compressed, so that it cannot be looked into."""
+
+
+def returning(raw: Iterable[tuple[bytes, bytes]]) -> Returning:
+    """Divide an answer's headers (names in lower case) likewise."""
+    lines = []
+    content_type = b""
+    length = None
+    encoded = False
+    for name, value in raw:
+        if name == b"content-length":
+            length = int(value)
+        elif name in _NOT_RETURNED:
+            continue
+        else:
+            if name == b"content-type":
+                content_type = value
+            elif name == b"content-encoding":
+                encoded = value.lower() != b"identity"
+            lines.append(b"%b: %b\r\n" % (name, value))
+    return Returning(lines, content_type, length, encoded)

@@ -1,0 +1,278 @@
+"""The one owner of what is known of each endpoint: its state, its health, its load, its connections.
+
+Synchronous. Discovery says what exists (`sync`), probes say what they saw (`observe`), requests take leases; others
+see snapshots. A lease is taken and given back by `with`, so in-flight is back to 0 whatever becomes of a request.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, NamedTuple
+
+from dp_vllm.endpoints import Endpoint, EndpointSet, State
+from dp_vllm_gateway.facts import Facts
+from dp_vllm_gateway.pick import PREFILL_TOKENS_PER_SECOND, View
+from dp_vllm_gateway.upstream import Connections
+
+EJECT_SECONDS: Final = 1.0
+"""How long an endpoint is left out after a failed connection; twice as long after each further one."""
+
+EJECT_MOST_SECONDS: Final = 60.0
+
+FAILED_PROBES: Final = 3
+"""So many in a row and an endpoint is not healthy; one that could not be connected to, or a 503, is enough."""
+
+PANIC_SHARE: Final = 0.5
+"""If more than this share of the endpoints is ejected, ejections are not believed: they would bury the rest."""
+
+
+@dataclass(slots=True)
+class Prefill:
+    """A prompt that is taken to have been read at some time, because nobody tells when an answer is not streamed."""
+
+    done_at: float
+    tokens: int
+
+
+@dataclass(slots=True)
+class Member:
+    """What the pool knows of one endpoint."""
+
+    endpoint: Endpoint
+    connections: Connections
+    host: bytes
+    """The Host header's value."""
+    healthy: bool = False
+    probed: bool = False
+    failed_probes: int = 0
+    failed_connections: int = 0
+    ejected_until: float = 0.0
+    sequences: int = 0
+    requests: int = 0
+    waiting_tokens: int = 0
+    prefills: deque[Prefill] = field(default_factory=deque)
+    models: frozenset[str] = frozenset()
+    scrape: bytes = b""
+    """The engine's `/metrics`, as last read."""
+
+    lives: int = 0
+    """How often it became healthy."""
+
+    @property
+    def name(self) -> str:
+        return self.endpoint.name
+
+    @property
+    def life(self) -> str:
+        """Another one after each death of the engine, as far as is known."""
+        return f"{self.endpoint.name} {self.endpoint.incarnation} {self.lives}"
+
+    def available(self) -> bool:
+        """Healthy and not draining, as far as is known."""
+        return self.endpoint.state is State.READY and self.healthy
+
+
+class Seen(NamedTuple):
+    """What one look at an endpoint found."""
+
+    healthy: bool
+    certain: bool
+    """Nobody listens, or the engine itself says that it is dead: no second look is needed."""
+    models: frozenset[str] | None = None
+    scrape: bytes | None = None
+
+
+class Lease:
+    """A request's place at an endpoint, from before it is sent to its last byte."""
+
+    __slots__ = ("_facts", "_pool", "_prefill", "member")
+
+    def __init__(self, pool: "Pool", member: Member, facts: Facts) -> None:
+        self._pool = pool
+        self._facts = facts
+        self.member = member
+
+    def __enter__(self) -> "Lease":
+        member, facts = self.member, self._facts
+        member.requests += 1
+        member.sequences += facts.sequences
+        self._prefill = self._pool.begin_prefill(member, facts)
+        return self
+
+    def answering(self) -> None:
+        """The first body byte came: the prompt has been read."""
+        self.member.waiting_tokens -= self._prefill.tokens
+        self._prefill.tokens = 0
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.answering()
+        self.member.requests -= 1
+        self.member.sequences -= self._facts.sequences
+        self._pool.left()
+
+
+class Pool:
+    """All endpoints of one gateway process."""
+
+    def __init__(self, *, connect_seconds: float, clock: Callable[[], float]) -> None:
+        self._members: dict[str, Member] = {}
+        self._connect_seconds = connect_seconds
+        self._clock = clock
+        self._changed = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._awaited = False
+        self.several_models = False
+        """Whether the endpoints serve different models, so that a request's `model` decides."""
+        self.generation = 0
+        self.known = False
+        """Whether discovery has said what exists."""
+
+    # what discovery and probes say
+
+    def sync(self, endpoints: EndpointSet) -> None:
+        """Make the pool hold exactly these endpoints. One with a new incarnation or address is a new one."""
+        wanted = {endpoint.name: endpoint for endpoint in endpoints.endpoints}
+        for name, member in list(self._members.items()):
+            new = wanted.get(name)
+            if new is None or _other_engine(member.endpoint, new):
+                member.connections.close()
+                del self._members[name]
+        for name, endpoint in wanted.items():
+            present = self._members.get(name)
+            if present is None:
+                connections = Connections(endpoint.address, connect_seconds=self._connect_seconds)
+                self._members[name] = Member(endpoint, connections, _host(endpoint.address))
+            else:
+                present.endpoint = endpoint
+        self.generation = endpoints.generation
+        self.known = True
+        self._notify()
+
+    def observe(self, name: str, incarnation: str, seen: Seen) -> None:
+        """Take in what a probe found; ignored if the endpoint is no longer the one that was looked at."""
+        member = self._members.get(name)
+        if member is None or member.endpoint.incarnation != incarnation:
+            return
+        member.probed = True
+        if seen.healthy:
+            member.lives += not member.healthy
+            member.healthy = True
+            member.failed_probes = 0
+            if seen.models is not None:
+                member.models = seen.models
+            if seen.scrape is not None:
+                member.scrape = seen.scrape
+        else:
+            member.failed_probes += 1
+            if seen.certain or member.failed_probes >= FAILED_PROBES:
+                member.healthy = False
+        self._notify()
+
+    def connected(self, member: Member) -> None:
+        """A request reached the endpoint."""
+        member.failed_connections = 0
+
+    def not_connected(self, member: Member) -> None:
+        """A request could not reach the endpoint: leave it out for a while."""
+        seconds = min(EJECT_SECONDS * 2**member.failed_connections, EJECT_MOST_SECONDS)
+        member.failed_connections += 1
+        member.ejected_until = self._clock() + seconds
+
+    # what a decision sees
+
+    def views(self, facts: Facts, tried: Collection[str] = ()) -> list[View]:
+        """The endpoints that may be picked now for such a request, except those that were tried."""
+        now = self._clock()
+        views = []
+        for member in self._candidates(now):
+            if member.name in tried or (self.several_models and facts.model not in member.models):
+                continue
+            if member.prefills:
+                self._end_prefills(member, now)
+            views.append(View(member.name, member.waiting_tokens, member.sequences))
+        return views
+
+    def _candidates(self, now: float) -> list[Member]:
+        available = [member for member in self._members.values() if member.available()]
+        inside = [member for member in available if member.ejected_until <= now]
+        if len(inside) < len(available) * (1 - PANIC_SHARE):
+            return available
+        return inside
+
+    def members(self) -> list[Member]:
+        """All endpoints, available or not, in the order in which they were named."""
+        return list(self._members.values())
+
+    def member(self, name: str) -> Member | None:
+        """One endpoint."""
+        return self._members.get(name)
+
+    @property
+    def available(self) -> bool:
+        """Whether any endpoint may be picked."""
+        return any(member.available() for member in self._members.values())
+
+    def models(self) -> list[str]:
+        """The names of all models that are served."""
+        return sorted(set().union(*(member.models for member in self._members.values())))
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that hold a lease."""
+        return sum(member.requests for member in self._members.values())
+
+    # leases
+
+    def lease(self, name: str, facts: Facts) -> Lease:
+        """A place at the endpoint, to be entered with `with`."""
+        return Lease(self, self._members[name], facts)
+
+    def begin_prefill(self, member: Member, facts: Facts) -> Prefill:
+        """Count a prompt as waiting until its answer begins, or, without a stream, until it should have been read."""
+        member.waiting_tokens += facts.tokens
+        prefill = Prefill(0.0, facts.tokens)
+        if not facts.stream:
+            now = self._clock()
+            begin = max(now, member.prefills[-1].done_at) if member.prefills else now
+            prefill.done_at = begin + facts.tokens / PREFILL_TOKENS_PER_SECOND
+            member.prefills.append(prefill)
+        return prefill
+
+    def _end_prefills(self, member: Member, now: float) -> None:
+        while member.prefills and member.prefills[0].done_at <= now:
+            done = member.prefills.popleft()
+            member.waiting_tokens -= done.tokens
+            done.tokens = 0
+
+    def left(self) -> None:
+        """A lease ended."""
+        if self._awaited and not self.in_flight:
+            self._emptied.set()
+
+    async def idle(self) -> None:
+        """Wait until no request holds a lease. Once, at the end."""
+        self._awaited = True
+        if self.in_flight:
+            await self._emptied.wait()
+
+    async def changed(self) -> None:
+        """Wait until the endpoints or their health change."""
+        await self._changed.wait()
+
+    def _notify(self) -> None:
+        models = {member.models for member in self._members.values() if member.models}
+        self.several_models = len(models) > 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def _other_engine(old: Endpoint, new: Endpoint) -> bool:
+    return (old.address, old.incarnation) != (new.address, new.incarnation)
+
+
+def _host(address: str) -> bytes:
+    return b"localhost" if address.startswith("unix:") else address.encode()

@@ -1,0 +1,95 @@
+"""Looks at every endpoint again and again: is it alive, which models does it serve, what do its metrics say?"""
+
+import asyncio
+from typing import Final
+
+import msgspec
+
+from dp_vllm.endpoints import State
+from dp_vllm_gateway.fetch import fetch
+from dp_vllm_gateway.pool import Member, Pool, Seen
+from dp_vllm_gateway.upstream import UpstreamError
+
+EAGER_SECONDS: Final = 0.5
+"""Between two looks at an endpoint that is not healthy: it is waited for."""
+
+TICK_SECONDS: Final = 0.25
+
+
+class _Model(msgspec.Struct):
+    id: str
+    parent: str | None = None
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model] = []
+
+
+class Probes:
+    """Owns the time of each endpoint's next look."""
+
+    def __init__(self, pool: Pool, *, every_seconds: float, lines: bytes) -> None:
+        self._pool = pool
+        self._every = every_seconds
+        self._lines = lines
+        self._next: dict[tuple[str, str], float] = {}
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                for member in self._due(loop.time()):
+                    group.create_task(self._look(member))
+                try:
+                    async with asyncio.timeout(TICK_SECONDS):
+                        await self._pool.changed()
+                except TimeoutError:
+                    continue
+
+    def _due(self, now: float) -> list[Member]:
+        members = {
+            (member.name, member.endpoint.incarnation): member
+            for member in self._pool.members()
+            if member.endpoint.state in (State.READY, State.DRAINING)
+        }
+        self._next = {key: at for key, at in self._next.items() if key in members}
+        due = [member for key, member in members.items() if self._next.get(key, 0.0) <= now]
+        for member in due:
+            every = self._every if member.healthy else min(EAGER_SECONDS, self._every)
+            self._next[member.name, member.endpoint.incarnation] = now + every
+        return due
+
+    async def _look(self, member: Member) -> None:
+        seen = await self._see(member)
+        self._pool.observe(member.name, member.endpoint.incarnation, seen)
+
+    async def _see(self, member: Member) -> Seen:
+        try:
+            health = await fetch(member, "GET", "/health", seconds=self._every)
+            if health.status != 200:
+                return Seen(healthy=False, certain=health.status == 503)
+        except TimeoutError:
+            return Seen(healthy=False, certain=False)
+        except OSError:
+            return Seen(healthy=False, certain=True)
+        except UpstreamError:
+            return Seen(healthy=False, certain=False)
+        models = member.models or await self._models(member)
+        return Seen(healthy=True, certain=True, models=models, scrape=await self._scrape(member))
+
+    async def _models(self, member: Member) -> frozenset[str] | None:
+        """The base models; adapters come and go, and all replicas get the same."""
+        try:
+            answer = await fetch(member, "GET", "/v1/models", seconds=self._every, lines=self._lines)
+            listed = msgspec.json.decode(answer.body, type=_Models)
+        except (OSError, UpstreamError, msgspec.DecodeError):
+            return None
+        return frozenset(model.id for model in listed.data if model.parent is None)
+
+    async def _scrape(self, member: Member) -> bytes | None:
+        try:
+            answer = await fetch(member, "GET", "/metrics", seconds=self._every, lines=self._lines)
+        except (OSError, UpstreamError):
+            return None
+        return answer.body if answer.status == 200 else b""

@@ -1,0 +1,210 @@
+"""Sends one request to an endpoint, and to another if that failed before the client had a byte.
+
+pick -> lease -> attempt -> pass on or judge -> again? Each step is decided elsewhere; this is the straight line.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from dp_vllm.engine.routes import Reach, Route, parameter
+from dp_vllm_gateway import judge, pick, refusals, retry
+from dp_vllm_gateway.attempt import Attempt, Failed, Outcome, Passed, Whole
+from dp_vllm_gateway.call import Call
+from dp_vllm_gateway.config import GatewayConfig
+from dp_vllm_gateway.deaths import Deaths
+from dp_vllm_gateway.facts import Facts
+from dp_vllm_gateway.homes import Homes
+from dp_vllm_gateway.pool import Lease, Member, Pool
+from dp_vllm_gateway.relay import Relay
+from dp_vllm_gateway.replies import Refusal
+from dp_vllm_gateway.retry import Failure, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A request as it is sent to whichever endpoint: everything but the Host line."""
+
+    method: str
+    target: str
+    """Path and query."""
+    route: Route
+    lines: bytes
+    """Header lines, with the id and whatever key the engine is to see."""
+    body: bytes
+    facts: Facts
+    answer_lines: bytes
+    """Header lines that the client is sent besides the engine's."""
+
+    def bytes_for(self, host: bytes) -> bytes:
+        """The request on the wire."""
+        head = b"%b %b HTTP/1.1\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n"
+        target = self.target.encode("utf-8", "surrogateescape")
+        return head % (self.method.encode(), target, host, self.lines, len(self.body)) + self.body
+
+
+class Proxy:
+    """Owns the attempts that are under way."""
+
+    def __init__(self, config: GatewayConfig, pool: Pool) -> None:
+        self._limits = config.limits
+        self._policy = config.policy
+        self._pool = pool
+        self._loop = asyncio.get_running_loop()
+        self._budget = retry.Budget(self._loop.time())
+        self._deaths = Deaths()
+        self._homes = Homes()
+        self._attempts: set[Attempt] = set()
+        self._turn = 0
+        self.retries = 0
+
+    async def forward(self, out: Outgoing, relay: Relay, call: Call) -> None:
+        """Answer the client from some endpoint. Raises Refusal if none could answer and nothing was sent."""
+        self._budget.deposit()
+        self._refuse_poison(out)
+        tried: list[str] = []
+        replays = 0
+        failed: Failed | None = None
+        while True:
+            name = self._choose(out, tried, failed)
+            tried.append(name)
+            call.attempts += 1
+            call.replica = name
+            with self._pool.lease(name, out.facts) as lease:
+                outcome = await self._attempt(out, lease, relay, call)
+                failed = self._settle(out, lease, outcome, relay, call)
+            if failed is None:
+                return
+            self._allow_another(out, failed, lease.member, replays)
+            replays += failed.failure not in retry.NOT_STARTED
+            self.retries += 1
+
+    # choosing
+
+    def _choose(self, out: Outgoing, tried: list[str], failed: Failed | None) -> str:
+        if not tried and (home := self._home(out)):
+            return home
+        view = pick.pick(self._policy, self._pool.views(out.facts, tried), self._turn)
+        self._turn += 1
+        if view is not None:
+            return view.name
+        raise refusals.for_failure(failed, tried[-1]) if failed else self._none_fits(out)
+
+    def _home(self, out: Outgoing) -> str | None:
+        if out.route.reach is Reach.HOME:
+            name = self._homes.of(parameter(out.route, out.target.partition("?")[0]))
+        elif out.facts.previous_response is not None:
+            name = self._homes.of(out.facts.previous_response)
+        else:
+            return None
+        member = self._pool.member(name) if name is not None else None
+        return member.name if member is not None and member.available() else None
+
+    def _none_fits(self, out: Outgoing) -> Refusal:
+        if self._pool.several_models:
+            models = self._pool.models()
+            if out.facts.model is None:
+                return refusals.model_missing(models)
+            if out.facts.model not in models:
+                return refusals.model_unknown(out.facts.model, models)
+        return refusals.no_replica([member.endpoint for member in self._pool.members()])
+
+    # one attempt
+
+    async def _attempt(self, out: Outgoing, lease: Lease, relay: Relay, call: Call) -> Outcome:
+        member = lease.member
+        connection = member.connections.idle(self._loop.time())
+        if connection is None:
+            try:
+                connection = await member.connections.connect()
+            except OSError as error:
+                self._pool.not_connected(member)
+                return Failed(Failure.CONNECT, str(error) or type(error).__name__)
+
+        def on_answer() -> None:
+            lease.answering()
+            call.answered_at = self._loop.time()
+
+        attempt = Attempt(
+            connection,
+            relay,
+            out.route.dialect,
+            self._limits,
+            extra_headers=b"%bx-dp-vllm-replica: %b\r\n" % (out.answer_lines, member.name.encode()),
+            on_answer=on_answer,
+        )
+        self._attempts.add(attempt)
+        try:
+            connection.send(out.bytes_for(member.host), attempt, head_only=out.method == "HEAD")
+            outcome = await attempt.finish()
+        finally:
+            self._attempts.discard(attempt)
+            member.connections.give_back(connection, self._loop.time())
+        self._note(out, attempt, outcome, member, call)
+        return outcome
+
+    def _note(self, out: Outgoing, attempt: Attempt, outcome: Outcome, member: Member, call: Call) -> None:
+        """Learn from an attempt's end what other requests or the record need."""
+        call.chunks += attempt.chunks
+        if isinstance(outcome, Passed):
+            call.status = attempt.status
+            call.usage(attempt.last)
+            if out.route.path == "/v1/responses":
+                self._homes.learn(attempt.first, member.name)
+        if outcome is Passed.BROKEN:
+            call.broken = True
+            call.reason = "broken"
+            self._deaths.record(out.body, member.life, self._loop.time())
+
+    def _settle(self, out: Outgoing, lease: Lease, outcome: Outcome, relay: Relay, call: Call) -> Failed | None:
+        """Send a whole answer on; None if the client has an answer, else the failure."""
+        if isinstance(outcome, Failed):
+            return outcome
+        self._pool.connected(lease.member)
+        if isinstance(outcome, Whole):
+            failure = judge.failure_of(outcome.status, outcome.body, out.route.dialect)
+            if failure is not None:
+                return Failed(failure, f"status {outcome.status}")
+            self._send(out, lease.member, outcome, relay, call)
+        if not call.broken:
+            self._deaths.answered(out.body)
+        return None
+
+    def _send(self, out: Outgoing, member: Member, whole: Whole, relay: Relay, call: Call) -> None:
+        call.status = whole.status
+        call.answered_at = self._loop.time()
+        call.usage(whole.body)
+        if out.route.path == "/v1/responses":
+            self._homes.learn(whole.body, member.name)
+        if relay.begun:  # a client that was kept waiting with comments
+            relay.end(b"data: " + whole.body + b"\n\n")
+        else:
+            replica = b"x-dp-vllm-replica: %b\r\n" % member.name.encode()
+            relay.whole(whole.status, (*whole.headers.lines, out.answer_lines, replica), whole.body)
+
+    # after a failure
+
+    def _refuse_poison(self, out: Outgoing) -> None:
+        if self._deaths.of(out.body, self._loop.time()) >= retry.DEATHS_PER_REQUEST:
+            raise refusals.poison()
+
+    def _allow_another(self, out: Outgoing, failed: Failed, member: Member, replays: int) -> None:
+        """Return if the request may be sent again; else raise what the client is told."""
+        now = self._loop.time()
+        deaths = self._deaths.record(out.body, member.life, now) if failed.failure in retry.DEATHS else 0
+        verdict = retry.after(retry.Attempted(failed.failure, replays, deaths, out.route.replayable))
+        if verdict is Verdict.POISON:
+            raise refusals.poison()
+        if verdict is Verdict.GIVE_UP or not self._budget.withdraw(now):
+            raise refusals.for_failure(failed, member.name)
+
+    # from outside
+
+    def check(self, now: float) -> None:
+        """End the attempts that take too long. `now` is the event loop's time."""
+        for attempt in list(self._attempts):
+            attempt.check(now)
+
+    def stop(self, message: str) -> None:
+        """End all attempts: streams with an error event that says why."""
+        for attempt in list(self._attempts):
+            attempt.stop(message)

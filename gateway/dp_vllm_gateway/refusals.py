@@ -1,0 +1,70 @@
+"""What a client is told when no replica answered it. Pure: a situation in, a refusal out."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from dp_vllm.endpoints import Endpoint, State
+from dp_vllm_gateway.attempt import Failed
+from dp_vllm_gateway.replies import Refusal, unavailable
+from dp_vllm_gateway.retry import Failure
+
+_AFTER: Final[dict[Failure, tuple[int, str]]] = {
+    Failure.CONNECT: (503, "upstream_connect_error"),
+    Failure.DRAINING: (503, "upstream_draining"),
+    Failure.BUSY: (429, "upstream_busy"),
+    Failure.DIED: (502, "upstream_reset"),
+    Failure.ENGINE_DEAD: (502, "upstream_reset"),
+    Failure.ABORTED: (502, "upstream_aborted"),
+    Failure.GARBAGE: (502, "upstream_garbage"),
+    Failure.TIMEOUT: (504, "upstream_timeout"),
+}
+
+NO_RETRY: Final = {"x-should-retry": "false"}
+"""OpenAI's client repeats every 5xx by itself; this stops it where a repeat does harm."""
+
+
+def for_failure(failed: Failed, replica: str) -> Refusal:
+    """The last attempt failed, and there will be no other."""
+    status, code = _AFTER[failed.failure]
+    detail = f" ({failed.detail})" if failed.detail else ""
+    message = f"replica {replica} {failed.failure.value}{detail}"
+    if status in (429, 503):
+        return unavailable(status, message, retry_after_seconds=1, code=code)
+    return Refusal(status, message, code=code, headers=NO_RETRY if status == 504 else None)
+
+
+def poison() -> Refusal:
+    """The request was in flight at several engine deaths."""
+    message = "replicas died while they worked on this request, so it is not sent again for ten minutes"
+    return Refusal(500, message, code="request_ends_replicas", headers=NO_RETRY)
+
+
+def model_missing(models: Sequence[str]) -> Refusal:
+    """Several models are served, and the request names none."""
+    return Refusal(400, f"`model` is missing. Served are: {', '.join(models)}.", code="model_missing")
+
+
+def model_unknown(model: str, models: Sequence[str]) -> Refusal:
+    """Several models are served, and the request names another."""
+    message = f"The model `{model}` does not exist. Served are: {', '.join(models)}."
+    return Refusal(404, message, code="model_not_found")
+
+
+def no_replica(endpoints: Sequence[Endpoint]) -> Refusal:
+    """Nothing can be picked now. Says how far each start is, so that a waiting person knows what for."""
+    message = f"no replica is available (0 of {len(endpoints)})" if endpoints else "no replica is known yet"
+    told = [_told(endpoint) for endpoint in endpoints if endpoint.state is not State.READY or endpoint.message]
+    starting = any(endpoint.state is State.STARTING for endpoint in endpoints)
+    message = "; ".join([message, *told])
+    return unavailable(503, message, retry_after_seconds=5 if starting else 1, code="no_ready_replica")
+
+
+def shutting_down() -> Refusal:
+    """The gateway was told to end."""
+    refusal = unavailable(503, "the server is shutting down", retry_after_seconds=5, code="shutting_down")
+    refusal.headers["Connection"] = "close"
+    return refusal
+
+
+def _told(endpoint: Endpoint) -> str:
+    return f"replica {endpoint.name}: {endpoint.state.value}{' - ' + endpoint.message if endpoint.message else ''}"

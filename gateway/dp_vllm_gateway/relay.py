@@ -1,0 +1,205 @@
+"""Bytes to a client, written straight to its connection.
+
+aiohttp parses requests, keeps connections alive and bounds what clients may send; the answer is ours: head and body
+are written synchronously as they come from an engine, without a task switch. This is the only file that touches what
+aiohttp does not publish (its version is pinned, and a test asserts each of these):
+
+- `request._payload_writer` (StreamWriter): `output_size`, `chunked` and `_eof` are kept true, so that aiohttp never
+  adds a second response to one that we began;
+- `request._protocol` (RequestHandler): `transport`, `_paused`, `_drain_helper()`, and `handle_error()`, so that
+  requests that are not HTTP are answered in OpenAI's shape.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from dp_vllm_gateway import replies
+
+REASONS: Final = {
+    200: b"OK",
+    201: b"Created",
+    204: b"No Content",
+    400: b"Bad Request",
+    401: b"Unauthorized",
+    403: b"Forbidden",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    413: b"Content Too Large",
+    429: b"Too Many Requests",
+    500: b"Internal Server Error",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+}
+
+
+class Sent:
+    """What a handler gives back to aiohttp when the response has already been written."""
+
+    def __init__(self, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Nothing is left to prepare."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to write."""
+
+
+_KEPT: Final = cast(web.StreamResponse, Sent(True))
+_CLOSED: Final = cast(web.StreamResponse, Sent(False))
+
+
+class Relay:
+    """One response to one client: a head, pieces of body, an end."""
+
+    __slots__ = ("_bodiless", "_keep_alive", "_protocol", "_writer", "begun", "ended", "http10")
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self._writer: Any = request._payload_writer
+        self._protocol: Any = request._protocol
+        self.http10 = request.version < (1, 1)
+        self._keep_alive = request.keep_alive
+        self._bodiless = request.method == "HEAD"
+        self.begun = False
+        self.ended = False
+
+    def proceed(self) -> None:
+        """Tell a client that waits for it to send the body (`Expect: 100-continue`)."""
+        transport = self._protocol.transport
+        if transport is not None:
+            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def whole(self, status: int, headers: Sequence[bytes], body: bytes) -> None:
+        """Send a complete response. `headers` are lines with their line ends, without any that frame the body."""
+        self._write_head(status, headers, b"content-length: %d\r\n" % len(body), body)
+        self.ended = self._writer._eof = True
+
+    def head(self, status: int, headers: Sequence[bytes], length: int | None = None) -> None:
+        """Begin a response whose body follows in pieces: `length` bytes in all, or nobody knows."""
+        self._bodiless = self._bodiless or status in (204, 304)
+        if length is not None:
+            framing = b"content-length: %d\r\n" % length
+        elif self._bodiless:
+            framing = b""
+        elif self.http10:
+            framing, self._keep_alive = b"", False
+        else:
+            framing = b"transfer-encoding: chunked\r\n"
+            self._writer.chunked = True
+        self._write_head(status, headers, framing, b"")
+
+    def _write_head(self, status: int, headers: Sequence[bytes], framing: bytes, body: bytes) -> None:
+        connection = b"" if self._keep_alive and not self.http10 else self._connection_header()
+        reason = REASONS.get(status, b"")
+        lines = b"".join(headers)
+        self._send(b"HTTP/1.1 %d %b\r\n%b%b%b\r\n%b" % (status, reason, lines, framing, connection, body))
+        self.begun = True
+
+    def _connection_header(self) -> bytes:
+        return b"connection: keep-alive\r\n" if self._keep_alive else b"connection: close\r\n"
+
+    def body(self, data: bytes) -> None:
+        """Send a piece of the body. Empty data is nothing: framed, it would end the body."""
+        if data and not self._bodiless:
+            self._send(b"%x\r\n%b\r\n" % (len(data), data) if self._writer.chunked else data)
+
+    def end(self, data: bytes = b"") -> None:
+        """Send the last piece and end the body."""
+        if self._bodiless or not self._writer.chunked:
+            self.body(data)
+        elif data:
+            self._send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
+        else:
+            self._send(b"0\r\n\r\n")
+        self.ended = self._writer._eof = True
+
+    def cut(self) -> None:
+        """End the connection in the middle, so that the client cannot take what it has for all."""
+        self._keep_alive = False
+        self.ended = self._writer._eof = True
+        transport = self._protocol.transport
+        if transport is not None:
+            transport.abort()
+
+    def _send(self, data: bytes) -> None:
+        transport = self._protocol.transport
+        if transport is not None:  # else the client is gone, and the handler's cancellation is on its way
+            self._writer.output_size += len(data)
+            transport.write(data)
+
+    @property
+    def paused(self) -> bool:
+        """The client does not take what was sent; send no more before `drained`."""
+        return bool(self._protocol._paused)
+
+    async def drained(self) -> None:
+        """Wait until the client took what was sent. Raises ConnectionError if it left."""
+        await self._protocol._drain_helper()
+
+    def response(self) -> web.StreamResponse:
+        """What the handler returns to aiohttp."""
+        return _KEPT if self._keep_alive else _CLOSED
+
+
+class _Handler(RequestHandler):
+    __slots__ = ()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        connected = transport.get_extra_info("socket")
+        if connected is not None and connected.family != socket.AF_UNIX:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MILLISECONDS)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if request._payload_writer.output_size > 0:
+            raise ConnectionError("the response has begun; the connection is closed instead of sending a second one")
+        if status == 500:
+            self.logger.error("a request ended in an error of the gateway's own", exc_info=exc)
+            message = "the gateway failed to handle the request"
+        response = replies.error(status, message or "the request is not HTTP")
+        response.force_close()
+        return response
+
+
+USER_TIMEOUT_MILLISECONDS: Final = 60_000
+"""A client whose machine vanished is noticed after this time, also while much is on its way to it."""
+
+
+class Server(web.Server):
+    """aiohttp's low-level server with our connection handler. Called once a connection."""
+
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Any],
+        *,
+        idle_client_seconds: float,
+        head_bytes: int = 64 << 10,
+    ) -> None:
+        super().__init__(handler, handler_cancellation=True)
+        self._head_bytes = head_bytes
+        self._idle_client_seconds = idle_client_seconds
+
+    def __call__(self) -> RequestHandler:
+        return _Handler(
+            self,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]  # None is how it is turned off
+            auto_decompress=False,
+            keepalive_timeout=self._idle_client_seconds,
+            max_line_size=self._head_bytes,
+            max_field_size=self._head_bytes,
+            max_headers=256,
+        )

@@ -1,0 +1,118 @@
+"""Runs one gateway process: sockets, tasks, and an end in order."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from typing import Final
+
+from dp_vllm_gateway.app import Gateway
+from dp_vllm_gateway.config import GatewayConfig, Tls
+from dp_vllm_gateway.discovery import file, static
+from dp_vllm_gateway.keys import Keys
+from dp_vllm_gateway.pool import Pool
+from dp_vllm_gateway.probe import Probes
+from dp_vllm_gateway.relay import Server
+
+TICK_SECONDS: Final = 0.5
+"""How often time limits and files are looked at."""
+
+BACKLOG: Final = 4096
+
+FLUSH_SECONDS: Final = 1.0
+"""How long clients may take the last words at the end."""
+
+
+async def run(config: GatewayConfig) -> None:
+    """Serve until told to end (SIGTERM, SIGINT)."""
+    loop = asyncio.get_running_loop()
+    keys = Keys(config.api_keys, config.api_key_file)
+    keys.demand_usable()
+    pool = Pool(connect_seconds=config.limits.connect_seconds, clock=loop.time)
+    gateway = Gateway(config, pool, keys)
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    key = config.replica_api_key
+    probes = Probes(
+        pool,
+        every_seconds=config.limits.probe_seconds,
+        lines=f"authorization: Bearer {key}\r\n".encode() if key else b"",
+    )
+    server = Server(gateway.handle, idle_client_seconds=config.limits.idle_client_seconds)
+    async with _listening(config, server), asyncio.TaskGroup() as group:
+        background = (_discover(config, pool), probes.run(), _tick(gateway, keys))
+        tasks = [group.create_task(task) for task in background]
+        await ended.wait()
+        await _finish(config, gateway, pool, server, ended)
+        for task in tasks:
+            task.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _listening(config: GatewayConfig, server: Server) -> AsyncIterator[None]:
+    loop = asyncio.get_running_loop()
+    tls = _tls(config.tls) if config.tls is not None else None
+    opened = []
+    for listener in _sockets(config):
+        opened.append(await loop.create_server(server, sock=listener, backlog=BACKLOG, ssl=tls))
+    try:
+        yield
+    finally:
+        for listening in opened:
+            listening.close()
+
+
+def _sockets(config: GatewayConfig) -> list[socket.socket]:
+    if config.listen_fds:
+        return [socket.socket(fileno=fd) for fd in config.listen_fds]
+    if config.uds is not None:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(config.uds))
+        return [listener]
+    return [socket.create_server((config.host or "", config.port), backlog=BACKLOG, reuse_port=False)]
+
+
+def _tls(tls: Tls) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.certfile, tls.keyfile)
+    if tls.ca_certs is not None:
+        context.load_verify_locations(tls.ca_certs)
+    context.verify_mode = ssl.VerifyMode(tls.cert_reqs)
+    if tls.ciphers is not None:
+        context.set_ciphers(tls.ciphers)
+    return context
+
+
+async def _discover(config: GatewayConfig, pool: Pool) -> None:
+    if config.endpoints_file is None:
+        pool.sync(static.endpoints_of(config.replicas))
+        return
+    async for endpoints in file.watch(config.endpoints_file):
+        pool.sync(endpoints)
+
+
+async def _tick(gateway: Gateway, keys: Keys) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(TICK_SECONDS)
+        gateway.proxy.check(loop.time())
+        keys.refresh()
+
+
+async def _finish(config: GatewayConfig, gateway: Gateway, pool: Pool, server: Server, ended: asyncio.Event) -> None:
+    """Let what is under way end, up to the limit or a second signal; then tell the rest."""
+    gateway.ending = True
+    ended.clear()
+    async with asyncio.TaskGroup() as group:
+        last = group.create_task(pool.idle())
+        again = group.create_task(ended.wait())
+        limit = config.shutdown_timeout_seconds
+        await asyncio.wait((last, again), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        gateway.proxy.stop("the server is shutting down")
+        await asyncio.wait((last,), timeout=FLUSH_SECONDS)
+        last.cancel()
+        again.cancel()
+    await server.shutdown(FLUSH_SECONDS)

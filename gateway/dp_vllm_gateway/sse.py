@@ -1,0 +1,154 @@
+"""Server-sent events as three dialects speak them: where one ends, what it says, and how a failure is told.
+
+Only whole events are passed on to a client, so a stream can always be ended with an error event that its reader
+understands.
+"""
+
+import enum
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from dp_vllm.engine.routes import Dialect
+
+_EVENT_END: Final = re.compile(rb"\r?\n\r?\n")
+
+
+class Kind(enum.Enum):
+    """What an event means for the stream."""
+
+    COMMENT = "says nothing"
+    CONTENT = "is for the client"
+    END = "ends the stream as it should"
+    ABORTED = "says that the engine gave the request up"
+    ERROR = "says that the engine failed"
+
+
+SUSPECT: Final[dict[Dialect, tuple[bytes, ...]]] = {
+    Dialect.COMPLETIONS: (b'"abort"', b'"error"'),
+    Dialect.RESPONSES: (b'"cancelled"', b'"error"'),
+    Dialect.MESSAGES: (b'"message_delta"', b'"error"'),
+    Dialect.OTHER: (),
+}
+"""An event without any of these tokens is content. A quotation mark inside of JSON text is escaped, so text cannot
+contain them by chance."""
+
+
+def split(data: bytes) -> tuple[bytes, bytes]:
+    """Divide at the last event's end: whole events, and the beginning of one that is still to come."""
+    end = data.rfind(b"\n\n") + 2
+    crlf = data.rfind(b"\n\r\n") + 3
+    end = max(end if end > 1 else 0, crlf if crlf > 2 else 0)
+    return data[:end], data[end:]
+
+
+def events(whole: bytes) -> Iterator[bytes]:
+    """Each event of `whole`, with the empty line that ends it."""
+    start = 0
+    for match in _EVENT_END.finditer(whole):
+        yield whole[start : match.end()]
+        start = match.end()
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: str | None = None
+
+
+class _Delta(msgspec.Struct):
+    stop_reason: str | None = None
+
+
+class _Response(msgspec.Struct):
+    status: str | None = None
+
+
+class _Said(msgspec.Struct):
+    type: str = ""
+    error: Any = None
+    choices: list[_Choice] = []
+    delta: Any = None
+    response: _Response | None = None
+
+
+_SAID: Final = msgspec.json.Decoder(_Said)
+_DELTA: Final = msgspec.json.Decoder(_Delta)
+
+
+def data_of(event: bytes) -> bytes:
+    """The event's data lines, joined."""
+    return b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
+
+
+def kind_of(event: bytes, dialect: Dialect) -> Kind:
+    """What one whole event means. What cannot be read is content: it is not ours to judge."""
+    data = data_of(event)
+    if not data:
+        return Kind.COMMENT
+    if data == b"[DONE]":
+        return Kind.END
+    try:
+        said = _SAID.decode(data)
+    except msgspec.DecodeError:
+        return Kind.CONTENT
+    match dialect:
+        case Dialect.COMPLETIONS:
+            return _completions(said)
+        case Dialect.RESPONSES:
+            return _responses(said)
+        case Dialect.MESSAGES:
+            return _messages(said)
+        case Dialect.OTHER:
+            return Kind.CONTENT
+
+
+def _completions(said: _Said) -> Kind:
+    if said.error:
+        return Kind.ERROR
+    if any(choice.finish_reason == "abort" for choice in said.choices):
+        return Kind.ABORTED
+    return Kind.CONTENT
+
+
+def _responses(said: _Said) -> Kind:
+    if said.error or said.type in ("error", "response.failed"):
+        return Kind.ERROR
+    if said.response is not None and said.response.status == "cancelled":
+        return Kind.ABORTED
+    return Kind.END if said.type in ("response.completed", "response.incomplete") else Kind.CONTENT
+
+
+def _messages(said: _Said) -> Kind:
+    if said.error or said.type == "error":
+        return Kind.ERROR
+    if said.type == "message_delta" and isinstance(said.delta, dict) and said.delta.get("stop_reason") is None:
+        return Kind.ABORTED
+    return Kind.END if said.type == "message_stop" else Kind.CONTENT
+
+
+def error_event(dialect: Dialect, message: str, first: bytes = b"", last: bytes = b"") -> bytes:
+    """The event that ends a stream which its engine did not finish.
+
+    `first` and `last` are events that the client was sent: the Responses dialect repeats their ids.
+    """
+    match dialect:
+        case Dialect.RESPONSES:
+            return _response_failed(message, first, last)
+        case Dialect.MESSAGES:
+            body = {"type": "error", "error": {"type": "api_error", "message": message}}
+            return b"event: error\ndata: " + msgspec.json.encode(body) + b"\n\n"
+        case _:
+            body = {"error": {"message": message, "type": "server_error", "param": None, "code": 502}}
+            return b"data: " + msgspec.json.encode(body) + b"\n\n"
+
+
+def _response_failed(message: str, first: bytes, last: bytes) -> bytes:
+    try:
+        response = msgspec.json.decode(data_of(first), type=dict[str, Any])["response"]
+    except (msgspec.DecodeError, KeyError):
+        response = {"object": "response", "output": []}
+    response |= {"status": "failed", "error": {"code": "server_error", "message": message}}
+    number = re.findall(rb'"sequence_number":\s*(\d+)', last)
+    body = {"type": "response.failed", "sequence_number": int(number[-1]) + 1 if number else 0, "response": response}
+    return b"event: response.failed\ndata: " + msgspec.json.encode(body) + b"\n\n"

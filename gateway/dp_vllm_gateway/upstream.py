@@ -1,0 +1,257 @@
+"""Connections to one engine: requests out, answers in, kept open between exchanges.
+
+It knows bytes and HTTP framing, and nothing of clients, routes or retries. llhttp (httptools) parses; what it lets
+pass although it must not reach a client is caught here:
+
+- the answer to a HEAD never completes: it is complete at its head;
+- 100 and 103 look like whole answers: they are skipped;
+- a second answer in the same read is parsed without a word: any byte after an answer closes the connection;
+- a response head of any length is taken: beyond `HEAD_BYTES` the exchange fails.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import httptools
+
+HEAD_BYTES: Final = 64 << 10
+"""The longest response head that is taken."""
+
+IDLE_SECONDS: Final = 4.0
+"""How long an idle connection is used again: less than the 5 s after which uvicorn closes it."""
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class UpstreamError(Exception):
+    """The exchange failed: the engine's connection is gone or what it said is not HTTP."""
+
+
+class Garbage(UpstreamError):
+    """What the engine sent is no HTTP answer, or more of one than is taken."""
+
+
+class Exchange(Protocol):
+    """Who listens to an answer. Called from within the event loop's read; must not wait."""
+
+    def on_head(self, status: int, headers: Headers, until_eof: bool) -> None:
+        """The answer's final head is there. `until_eof`: only the connection's end will tell where the body ends."""
+
+    def on_body(self, data: bytes, complete: bool) -> None:
+        """Some of the body, decoded from its framing; `data` may be empty when `complete`."""
+
+    def on_lost(self, error: UpstreamError) -> None:
+        """No more will come, and the answer is not complete."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection to an engine, serving one exchange at a time."""
+
+    __slots__ = (
+        "_complete",
+        "_exchange",
+        "_head_bytes",
+        "_head_done",
+        "_headers",
+        "_on_closed",
+        "_out",
+        "_parser",
+        "_to_head",
+        "_until_eof",
+        "closed",
+        "idle_since",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, on_closed: Callable[["Connection"], None]) -> None:
+        self._on_closed = on_closed
+        self._exchange: Exchange | None = None
+        self._out: list[bytes] = []
+        self._complete = False
+        self.closed = False
+        self.idle_since = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
+        self.transport = transport  # type: ignore[assignment]  # uvloop's transports are no asyncio.Transport
+
+    def send(self, request: bytes, exchange: Exchange, *, head_only: bool) -> None:
+        """Begin an exchange. `head_only`: the request is a HEAD, so its answer has no body."""
+        self._exchange = exchange
+        self._to_head = head_only
+        self._headers: Headers = []
+        self._head_bytes = 0
+        self._head_done = False
+        self._complete = False
+        self._until_eof = False
+        self._parser = httptools.HttpResponseParser(self)
+        self.transport.write(request)
+
+    def reusable(self) -> bool:
+        """Whether the last answer is complete and the engine keeps the connection open."""
+        return self._complete and not self.closed and not self._until_eof and bool(self._parser.should_keep_alive())
+
+    def close(self) -> None:
+        """Drop the connection at once; the engine aborts what it was doing for it."""
+        self._exchange = None
+        self.closed = True
+        self.transport.abort()
+
+    # asyncio calls
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self._exchange
+        if exchange is None:  # idle: nothing was asked
+            self.close()
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(Garbage(str(error.__context__ or error)))
+            return
+        if not self._head_done:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self._fail(Garbage(f"the head of the answer is longer than {HEAD_BYTES} bytes"))
+            return
+        self._pass_on(exchange)
+
+    def _pass_on(self, exchange: Exchange) -> None:
+        out = self._out
+        if self._complete:
+            self._exchange = None
+        elif not out:
+            return
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        exchange.on_body(data, self._complete)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self._on_closed(self)
+        if self._exchange is None:
+            return
+        if self._head_done and self._until_eof and exc is None:
+            self._complete = True
+            self._pass_on(self._exchange)
+        else:
+            self._fail(UpstreamError(str(exc) if exc else "connection closed"))
+
+    def _fail(self, error: UpstreamError) -> None:
+        exchange = self._exchange
+        complete = self._complete
+        self.close()
+        if exchange is None:
+            return
+        if complete:  # the answer was whole; what follows it is not the client's
+            self._exchange = exchange
+            self._pass_on(exchange)
+        else:
+            exchange.on_lost(error)
+
+    # llhttp calls
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._until_eof = True  # more than one answer: not reusable
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._complete:
+            return
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        if self._complete or self._exchange is None:
+            return
+        status = self._parser.get_status_code()
+        if status < 200:
+            return
+        headers = self._headers
+        if sum(len(name) + len(value) + 4 for name, value in headers) > HEAD_BYTES:
+            raise Garbage(f"the head of the answer is longer than {HEAD_BYTES} bytes")
+        self._head_done = True
+        names = {name for name, _ in headers}
+        self._until_eof = b"content-length" not in names and b"transfer-encoding" not in names
+        self._exchange.on_head(status, headers, self._until_eof)
+        if self._to_head:
+            self._complete = True
+            self._until_eof = False
+
+    def on_body(self, body: bytes) -> None:
+        if not self._complete:
+            self._out.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._head_done:
+            self._complete = True
+            self._until_eof = False
+        else:  # 100 or 103
+            self._headers = []
+
+
+class Connections:
+    """The connections to one engine. One is lent to each exchange and comes back only from it."""
+
+    __slots__ = ("_address", "_idle", "_loop", "_open", "_timeout_seconds")
+
+    def __init__(self, address: str, *, connect_seconds: float) -> None:
+        self._address = address
+        self._timeout_seconds = connect_seconds
+        self._idle: list[Connection] = []
+        self._open: set[Connection] = set()
+        self._loop = asyncio.get_running_loop()
+
+    def idle(self, now: float) -> Connection | None:
+        """A connection that was used before, if one is fresh enough."""
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if not connection.closed and now - connection.idle_since < IDLE_SECONDS:
+                return connection
+            connection.close()
+        return None
+
+    async def connect(self) -> Connection:
+        """A new connection. Raises OSError, of which TimeoutError is one."""
+        async with asyncio.timeout(self._timeout_seconds):
+            if self._address.startswith("unix:"):
+                made = self._loop.create_unix_connection(self._connection, self._address[5:])
+            else:
+                host, _, port = self._address.rpartition(":")
+                made = self._loop.create_connection(self._connection, host.strip("[]"), int(port))
+            _, connection = await made
+        self._open.add(connection)
+        return connection
+
+    def give_back(self, connection: Connection, now: float) -> None:
+        """End an exchange: keep the connection if its answer is complete, else close it."""
+        if connection.reusable():
+            connection.idle_since = now
+            self._idle.append(connection)
+        elif not connection.closed:
+            connection.close()
+
+    def close_idle(self, now: float) -> None:
+        """Close what the engine is about to close."""
+        while self._idle and now - self._idle[0].idle_since >= IDLE_SECONDS:
+            self._idle.pop(0).close()
+
+    def close(self) -> None:
+        """Close all, those in the middle of an exchange too."""
+        for connection in list(self._open):
+            connection.transport.abort()
+        self._idle.clear()
+
+    def _connection(self) -> Connection:
+        return Connection(self._closed)
+
+    def _closed(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)

@@ -1,0 +1,53 @@
+"""Holds a client that asked to wait until a first replica is available (`x-dp-vllm-wait: SECONDS`).
+
+A streaming client is sent comments that say how far the start is. That sends the head as well, with status 200, which
+is why it is the client's choice.
+"""
+
+import asyncio
+from typing import Final
+
+from dp_vllm_gateway import refusals
+from dp_vllm_gateway.facts import Facts
+from dp_vllm_gateway.pool import Pool
+from dp_vllm_gateway.relay import Relay
+from dp_vllm_gateway.replies import Refusal
+
+COMMENT_SECONDS: Final = 5.0
+"""How often a waiting stream hears something."""
+
+_STREAM_HEAD: Final = (b"content-type: text/event-stream; charset=utf-8\r\n", b"cache-control: no-cache\r\n")
+
+
+def seconds_of(value: bytes | None) -> float:
+    """How long a client is ready to wait; 0 if it did not say. Raises Refusal if that is no time."""
+    if value is None:
+        return 0.0
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86_400:
+        raise Refusal(400, f"x-dp-vllm-wait: {value.decode('latin-1')!r} is not a number of seconds from 0 to 86400")
+    return seconds
+
+
+async def for_replica(pool: Pool, facts: Facts, relay: Relay, seconds: float, answer_lines: bytes) -> None:
+    """Return once a replica is available or `seconds` have passed; a stream gets comments meanwhile."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while not pool.views(facts) and (left := end - loop.time()) > 0:
+        if facts.stream:
+            if not relay.begun:
+                relay.head(200, (*_STREAM_HEAD, answer_lines))
+            relay.body(_comment(pool))
+        try:
+            async with asyncio.timeout(min(left, COMMENT_SECONDS)):
+                await pool.changed()
+        except TimeoutError:
+            continue
+
+
+def _comment(pool: Pool) -> bytes:
+    message = refusals.no_replica([member.endpoint for member in pool.members()]).message
+    return b": " + message.replace("\n", " ").encode() + b"\n\n"
