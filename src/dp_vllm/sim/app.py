@@ -1,0 +1,111 @@
+"""What the handlers of one simulated engine share."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from array import array
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from dp_vllm.sim import errors, kv
+from dp_vllm.sim.engine import Engine
+from dp_vllm.sim.options import Options
+from dp_vllm.sim.reply import Reply, seed_of
+from dp_vllm.sim.requests import Generate, check_positive
+from dp_vllm.sim.sequence import Sequence, Sink
+from dp_vllm.sim.steps import Steps
+from dp_vllm.sim.wire import Wire
+
+VLLM_VERSION: Final = "0.32.0"
+"""The release whose behaviour is imitated."""
+FINGERPRINT: Final = f"simulated-dp-vllm-{metadata.version('dp-vllm')}"
+
+
+@dataclass(slots=True)
+class App:
+    """One engine with its settings. `adapters` is changed by the LoRA routes alone, `load` by the server."""
+
+    options: Options
+    engine: Engine
+    steps: Steps
+    adapters: dict[str, str]
+    started: float = field(default_factory=time.time)
+    load: int = 0
+    """HTTP requests under way on routes that vLLM counts in `/load`."""
+    draining: bool = False
+    dead: bool = False
+    faults_ignore_sigterm: bool = False
+
+    @property
+    def models(self) -> list[str]:
+        """Every name that a request may ask for."""
+        return [*self.options.names, *self.adapters]
+
+    def model(self, name: str | None) -> str:
+        """The name an answer carries. Raises Refusal for an unknown one; without a name it is the first."""
+        if not name:
+            return self.options.names[0]
+        if name not in self.options.names and name not in self.adapters:
+            raise errors.no_such_model(name, self.models)
+        return name
+
+    def sequence(self, prompt: array[int], reply: Reply, sink: Sink, model: str, salt: str | None = None) -> Sequence:
+        """Work for the engine. Adapters and salts share no prefixes."""
+        adapter = model if model in self.adapters else ""
+        limits, root = self.engine.limits, kv.root(adapter, salt or "")
+        hashes = kv.chain(prompt, limits.block_size, root) if limits.prefix_caching else []
+        return Sequence(prompt, reply, sink, hashes, root, adapter)
+
+    def reply(self, body: Generate, prompt: array[int], index: int, limit: int | None, model: str) -> Reply:
+        """What choice number `index` will say: as long as `limit`, else as the model likes."""
+        room = self.engine.limits.max_model_len - len(prompt)
+        wanted = self.options.reply_tokens if limit is None else limit
+        seed = seed_of(prompt, self.options.seed if body.seed is None else body.seed, index)
+        reply = Reply(model, seed, min(wanted, room), "stop" if limit is None and wanted <= room else "length")
+        stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
+        if stops or body.stop_token_ids:
+            ids = body.stop_token_ids or []
+            reply.stop_at(stops, ids, include=body.include_stop_str_in_output, at_least=body.min_tokens)
+        return reply
+
+    def json(self, value: object, status: int = 200) -> web.Response:
+        """An answer in JSON."""
+        return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
+
+    def wire(self, request: web.BaseRequest) -> Wire:
+        """A stream to this request's client."""
+        return Wire(request)
+
+    def check(self, body: Generate, prompts: list[array[int]], limit: int | None) -> None:
+        """Raises Refusal if a length or number is out of bounds."""
+        check_positive("n", body.n)
+        check_positive("max_tokens", limit)
+        longest = self.engine.limits.max_model_len
+        for prompt in prompts:
+            if len(prompt) + (limit or 1) > longest:
+                raise too_long(len(prompt), limit, longest)
+
+
+def too_long(prompt: int, limit: int | None, longest: int) -> errors.Refusal:
+    """A prompt that leaves no room for what was asked."""
+    if prompt >= longest or limit is None:
+        message = (
+            f"This model's maximum context length is {longest} tokens. However, your request has {prompt} input tokens."
+            " Please reduce the length of the input messages."
+        )
+        return errors.bad_request(message, "input_tokens")
+    message = (
+        f"'max_tokens' or 'max_completion_tokens' is too large: {limit}. This model's maximum context length is"
+        f" {longest} tokens and your request has {prompt} input tokens ({limit} > {longest} - {prompt})."
+    )
+    return errors.bad_request(message, "max_tokens")
+
+
+def request_id(request: web.BaseRequest, given: str | None = None) -> str:
+    """The id of an answer: the header's, the body's, or a new one."""
+    return request.headers.get("X-Request-Id") or given or uuid.uuid4().hex

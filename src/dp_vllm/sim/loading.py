@@ -1,0 +1,37 @@
+"""The model's load, which loads nothing: its phases take their share of the time and log what vLLM logs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from dp_vllm.sim.options import Options
+
+_log = logging.getLogger("dp_vllm.sim")
+_SHARDS = 4
+
+
+async def load(options: Options) -> None:
+    """Take `load_seconds`: a fifth to download, two to load weights, one each to compile and to capture graphs."""
+    fifth, limits = options.load_seconds / 5, options.limits
+    _log.info("Starting to load model %s...", options.model)
+    await asyncio.sleep(fifth)
+    _log.info("Time spent downloading weights for %s: %.6f seconds", options.model, fifth)
+    for shard in range(1, _SHARDS + 1):
+        await asyncio.sleep(2 * fifth / _SHARDS)
+        share = 100 * shard // _SHARDS
+        _log.info("Loading safetensors checkpoint shards: %3d%% Completed | %d/%d", share, shard, _SHARDS)
+    _log.info("Loading weights took %.2f seconds", 2 * fifth)
+    _log.info("Model loading took 0.0000 GiB memory and %.6f seconds", 3 * fifth)
+    await asyncio.sleep(fifth)
+    _log.info("torch.compile took %.2f s in total", fifth)
+    tokens = limits.blocks * limits.block_size
+    _log.info("GPU KV cache size: %s tokens", f"{tokens:,}")
+    _log.info(
+        "Maximum concurrency for %s tokens per request: %.2fx",
+        f"{limits.max_model_len:,}",
+        tokens / limits.max_model_len,
+    )
+    await asyncio.sleep(fifth)
+    _log.info("Graph capturing finished in %.0f secs, took 0.00 GiB", fifth)
+    _log.info("init engine (profile, create kv cache, warmup model) took %.2f seconds", 2 * fifth)
