@@ -1,0 +1,109 @@
+"""Log files that other processes append to: read what is new, look at the end, keep them from filling the disk.
+
+It must not know whose logs they are, nor where the lines are shown.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+KEPT: Final = 3
+"""How many older logs stay beside the current one, as NAME.1 (the newest) to NAME.3."""
+
+ROTATE_BYTES: Final = 64 << 20
+"""Beyond this size a log is rotated."""
+
+LAG_BYTES: Final = 1 << 20
+"""A follower that is further behind than this leaves lines out: nobody reads a megabyte as it scrolls by."""
+
+_TAIL_BYTES: Final = 64 << 10
+
+# Anything but tabs and colours could move the cursor, or do worse, in the terminal that shows it.
+_UNSAFE: Final = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")
+
+
+def rotate(path: Path) -> None:
+    """Make the log begin anew, keeping what it holds; safe while another process appends to it.
+
+    The file is copied and then cut, because its writer keeps it open. What is written in between is lost.
+    """
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    for number in range(KEPT, 1, -1):
+        older = _numbered(path, number - 1)
+        if older.exists():
+            older.replace(_numbered(path, number))
+    copy = path.with_name(path.name + ".copy")
+    shutil.copyfile(path, copy)
+    os.truncate(path, 0)
+    copy.replace(_numbered(path, 1))
+
+
+def rotate_if_large(path: Path, limit_bytes: int = ROTATE_BYTES) -> None:
+    """Rotate a log that has grown beyond `limit_bytes`."""
+    if path.exists() and path.stat().st_size > limit_bytes:
+        rotate(path)
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.{number}")
+
+
+def last_lines(path: Path, since: int = 0) -> list[str]:
+    """The last lines, from byte `since` on at most; empty if there is no log yet."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            begin = since if since <= size else 0  # it was rotated meanwhile
+            file.seek(max(begin, size - _TAIL_BYTES))
+            return [_shown(line) for line in file.read().split(b"\n") if line]
+    except FileNotFoundError:
+        return []
+
+
+class Follower:
+    """Reads a log as it grows."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._at = 0
+        self._begun = b""
+        """The beginning of a line whose end was not written yet."""
+        self._older = self._rotation()
+
+    def new_lines(self) -> Iterator[str]:
+        """The whole lines that were appended since the last call."""
+        try:
+            with self.path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                older = self._rotation()
+                if size < self._at or older != self._older:
+                    self._at, self._begun, self._older = 0, b"", older
+                if size - self._at > LAG_BYTES:
+                    yield f"... {(size - self._at) >> 20} MiB are left out here; they are in {self.path}"
+                    self._at, self._begun = size - _TAIL_BYTES, b""
+                file.seek(self._at)
+                data = file.read(size - self._at)
+        except FileNotFoundError:
+            return
+        self._at += len(data)
+        *lines, begun = (self._begun + data).split(b"\n")
+        # A progress bar writes itself again and again into one line: its newest states are enough.
+        self._begun = b"\r".join(begun.split(b"\r")[-2:])[-_TAIL_BYTES:]
+        yield from map(_shown, lines)
+
+    def _rotation(self) -> int:
+        """Another number after each rotation; the size alone does not tell when the new log has grown as long."""
+        try:
+            return _numbered(self.path, 1).stat().st_ino
+        except FileNotFoundError:
+            return 0
+
+
+def _shown(line: bytes) -> str:
+    """What a terminal would show of the line in the end."""
+    newest = line.rstrip(b"\r").rpartition(b"\r")[2]
+    return _UNSAFE.sub("", newest.decode(errors="replace"))

@@ -1,0 +1,86 @@
+"""Shows the run in the terminal: the supervisor's own words, and each log's lines under a coloured name.
+
+A thread of its own does the reading and writing, because a terminal may stand still (Ctrl-S, a pager) and engines must
+not stand still with it. It must not know what a line means.
+"""
+
+import contextlib
+import os
+import queue
+import re
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import cycle
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from dp_vllm.local.logs import Follower
+
+_COLOURS: Final = ("36", "33", "32", "35", "34", "96", "93", "92", "95", "94")
+_PLAIN: Final = "\x1b[0m"
+_COLOUR_CODE: Final = re.compile(r"\x1b\[[0-9;]*m")
+_POLL_SECONDS: Final = 0.1
+_LAST_WORDS_SECONDS: Final = 2.0
+"""How long a terminal that stands still may hold up the end."""
+
+
+class Terminal:
+    """Writes to file descriptor `fd` what is said and what the logs get."""
+
+    def __init__(self, logs: Mapping[str, Path], *, fd: int = 1, colours: bool) -> None:
+        self._fd = fd
+        self._colours = colours
+        self._width = max(map(len, logs), default=0)
+        self._followers = {
+            self._label(name, colour): Follower(path)
+            for (name, path), colour in zip(logs.items(), cycle(_COLOURS), strict=False)
+        }
+        self._said: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="terminal", daemon=True)
+
+    def __enter__(self) -> "Terminal":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(_LAST_WORDS_SECONDS)
+
+    def say(self, text: str) -> None:
+        """Show one or more lines of the supervisor's own. Never waits."""
+        self._said.put(text)
+
+    def _label(self, name: str, colour: str) -> str:
+        label = f"{name:<{self._width}} | "
+        return f"\x1b[{colour}m{label}{_PLAIN}" if self._colours else label
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):  # the terminal is gone, or the reader of the pipe: the run goes on without
+            while not self._stop.wait(_POLL_SECONDS):
+                self._show(self._news())
+            self._show(self._news())
+
+    def _news(self) -> Iterator[str]:
+        for label, follower in self._followers.items():
+            for line in follower.new_lines():
+                yield label + (line + _PLAIN if self._colours else _COLOUR_CODE.sub("", line))
+        while not self._said.empty():
+            yield self._said.get()
+
+    def _show(self, lines: Iterable[str]) -> None:
+        text = "".join(f"{line}\n" for line in lines)
+        rest = memoryview(text.encode(errors="replace"))
+        while rest:
+            rest = rest[os.write(self._fd, rest) :]
+
+
+def wants_colours(environ: Mapping[str, str], *, is_terminal: bool | None = None) -> bool:
+    """Colours are for terminals alone, and for none where NO_COLOR is set (https://no-color.org)."""
+    if is_terminal is None:
+        is_terminal = sys.stdout.isatty()
+    return is_terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
