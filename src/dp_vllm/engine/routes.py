@@ -146,8 +146,12 @@ ROUTES: Final[tuple[Route, ...]] = (
     _never("/collective_rpc"),
     _never("/init_weight_transfer_engine"),
     _never("/start_weight_update"),
+    _never("/start_draft_weight_update"),
     _never("/update_weights"),
+    _never("/update_weight_version"),
     _never("/finish_weight_update"),
+    _never("/weight_checker"),
+    _never("/shutdown_weight_transfer_engine"),
     _never("/fault_tolerance/apply"),
     _never("/fault_tolerance/status", "GET"),
 )
