@@ -3,8 +3,33 @@
 Pure: it knows what an engine must be told, not who starts it or on which GPUs it is best placed.
 """
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from dp_vllm.engine.version import Version
+
+KEEP_ALIVE_SECONDS: Final = 75
+"""How long an engine keeps an idle connection. vLLM's 5 s would race with the gateway's pool, which keeps it shorter
+than this."""
+
+_ADDED: Final = (
+    ("--enable-server-load-tracking", ()),  # else /load is always 0
+    ("--disable-access-log-for-endpoints", ("/health,/metrics,/load",)),  # the gateway asks for them all the time
+)
+"""What every engine gets unless its user set it. All supported versions have these flags."""
+
+_FOREIGN: Final = (
+    "VLLM_API_KEY",  # the endpoint's; engines have no key
+    "VLLM_PORT",  # not the HTTP port: a base for internal ones, the same for all replicas
+    "VLLM_PORT_",  # together with the next: what Kubernetes sets where a Service is called vllm
+    "VLLM_SERVICE_",
+    "VLLM_DP_",  # would make a replica one rank of a data-parallel engine
+    "DP_VLLM_",  # ours
+)
+"""Variables that no engine may see; a name that ends with `_` stands for all that begin with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +45,100 @@ class Command:
     def environment(self, base: Mapping[str, str]) -> dict[str, str]:
         """The whole environment of the program, made from `base` (usually `os.environ`)."""
         return {name: value for name, value in base.items() if name not in self.unset} | dict(self.variables)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A program that serves one replica."""
+
+    name: str
+    """For people: `vllm 0.32.0`, `sim`."""
+    words: tuple[str, ...]
+    """The command line up to MODEL."""
+    uses_gpus: bool = True
+    simulated: bool = False
+
+
+SIM: Final = Engine("sim", (sys.executable, "-I", "-m", "dp_vllm.sim"), uses_gpus=False, simulated=True)
+
+
+def vllm(executable: Path, version: Version | None, environ: Mapping[str, str]) -> Engine:
+    """The engine that `executable serve` is; a build for CPUs, or one told to be it by the environment, has no GPUs."""
+    for_cpu = (version is not None and version.for_cpu) or environ.get("VLLM_TARGET_DEVICE", "").lower() == "cpu"
+    name = f"vllm {version.text}" if version else f"vllm at {executable}"
+    return Engine(name, (str(executable), "serve"), uses_gpus=not for_cpu)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many GPUs one replica is spread over, and how."""
+
+    tensor: int = 1
+    pipeline: int = 1
+    prefill_context: int = 1
+
+    @property
+    def gpus(self) -> int:
+        return self.tensor * self.pipeline * self.prefill_context
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The engine's flags for it, those that are not the default."""
+        named = {"tensor": self.tensor, "pipeline": self.pipeline, "prefill-context": self.prefill_context}
+        return tuple(
+            word for name, size in named.items() if size > 1 for word in (f"--{name}-parallel-size", str(size))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What all replicas of a deployment have in common."""
+
+    engine: Engine
+    model: str
+    words: tuple[str, ...]
+    """The user's flags for the engine, as typed."""
+    flags: frozenset[str]
+    """The long names of those flags, and of the ones in `config`."""
+    config: Path | None = None
+    sizes: Sizes = Sizes()
+
+
+def replica_command(order: Order, address: str, gpus: Sequence[str], environ: Mapping[str, str]) -> Command:
+    """The command of one replica that listens on `address` (`unix:/path` or `host:port`) and uses these GPUs.
+
+    Its own words come last: they win over whatever the user typed.
+    """
+    return Command(
+        argv=(
+            *order.engine.words,
+            order.model,
+            *(("--config", str(order.config)) if order.config else ()),
+            *order.words,
+            *order.sizes.words,
+            *(word for name, values in _ADDED if name not in order.flags for word in (name, *values)),
+            *_listening(address),
+        ),
+        variables=_variables(gpus, environ),
+        unset=tuple(sorted(name for name in environ if _is_foreign(name))),
+    )
+
+
+def _listening(address: str) -> tuple[str, ...]:
+    if address.startswith("unix:"):
+        return ("--uds", address.removeprefix("unix:"))
+    host, _, port = address.rpartition(":")
+    return ("--host", host, "--port", port)
+
+
+def _variables(gpus: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    variables = {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_SECONDS)}
+    if gpus:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        # The order of NVML and nvidia-smi, so that an index means the same GPU to everybody.
+        variables["CUDA_DEVICE_ORDER"] = environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    return variables
+
+
+def _is_foreign(name: str) -> bool:
+    return any(name == one or (one.endswith("_") and name.startswith(one)) for one in _FOREIGN)

@@ -1,0 +1,74 @@
+"""The `dp-vllm` command. It only finds the program that is asked for; what each one does is told by its own module.
+
+The programs read their command lines themselves: `serve` and `sim` as vLLM reads its own, which click cannot.
+"""
+
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from dp_vllm import __version__
+from dp_vllm.errors import DpVllmError
+
+
+class _Verbatim(click.Command):
+    """A command that gets its words as they were typed, `--help` among them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.params["words"] = tuple(args)
+        return []
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="dp-vllm %(version)s")
+def commands() -> None:
+    """One LLM served by many vLLM replicas behind one OpenAI endpoint."""
+
+
+@commands.command(cls=_Verbatim, short_help="Serve MODEL with one engine a replica on this machine.")
+def serve(words: tuple[str, ...]) -> int:
+    from dp_vllm.local import command_line, show
+
+    request = command_line.understand(words, os.environ)
+    if request is None:
+        show.print_help()
+        return 0
+    for warning in request.deployment.warnings:
+        click.echo(f"dp-vllm: warning: {warning}", err=True)
+    if request.dry_run:
+        (show.print_json if request.json else show.print_deployment)(request.deployment)
+        return 0
+    from dp_vllm.local import supervisor
+
+    return supervisor.serve(request.deployment)
+
+
+@commands.command(cls=_Verbatim, short_help="The gateway alone, before engines that somebody else started.")
+def gateway(words: tuple[str, ...]) -> NoReturn:
+    _become("dp_vllm_gateway", words)
+
+
+@commands.command(cls=_Verbatim, short_help="One simulated engine, with vllm serve's flags and routes.")
+def sim(words: tuple[str, ...]) -> NoReturn:
+    _become("dp_vllm.sim", words)
+
+
+def _become(module: str, words: tuple[str, ...]) -> NoReturn:
+    """Turn this process into `python -m module`, so that signals and the exit status are that program's."""
+    os.execv(sys.executable, [sys.executable, "-I", "-m", module, *words])  # noqa: S606 - no shell is wanted
+
+
+def main() -> int:
+    """Run the command of `sys.argv` and return its exit status. An error that a person can mend is one line."""
+    try:
+        return int(commands.main(prog_name="dp-vllm", standalone_mode=False) or 0)
+    except DpVllmError as error:
+        click.echo(f"dp-vllm: {error}", err=True)
+        return error.exit_status
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130

@@ -1,0 +1,140 @@
+"""Makes the deployment out of what was asked, the engine that was found and the GPUs that are visible. Pure."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from dp_vllm import names
+from dp_vllm.engine.command import Command, Engine, Order, Sizes, replica_command
+from dp_vllm.errors import BadSettings
+from dp_vllm.local.deployment import Deployment, Listen, Replica
+from dp_vllm.local.flags.settings import Settings
+from dp_vllm.local.flags.split import Asked
+from dp_vllm.local.gpus import Visible, groups
+from dp_vllm.local.run_directory import RunDirectory
+
+_EVERYWHERE: Final = (None, "", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
+
+
+def sizes(settings: Settings) -> Sizes:
+    """How one replica is spread over GPUs."""
+    return Sizes(
+        tensor=settings.tensor_parallel_size,
+        pipeline=settings.pipeline_parallel_size,
+        prefill_context=settings.prefill_context_parallel_size,
+    )
+
+
+def run_name(settings: Settings) -> str:
+    """What the run is called: `--name`, else after where it listens."""
+    if settings.name is not None:
+        return settings.name
+    return settings.uds.name if settings.uds else str(settings.port)
+
+
+def arrange(
+    asked: Asked, engine: Engine, visible: Visible | None, directory: RunDirectory, environ: Mapping[str, str]
+) -> Deployment:
+    """The whole deployment. `visible` is None if the engines use no GPUs."""
+    settings = asked.settings
+    order = Order(
+        engine=engine,
+        model=asked.model,
+        words=asked.engine_words,
+        flags=asked.engine_flags,
+        config=_engine_config(asked, directory),
+        sizes=sizes(settings),
+    )
+    replicas = tuple(
+        _replica(str(number), order, gpus, settings.replica_ports, directory, environ)
+        for number, gpus in enumerate(_gpus(settings, engine, visible))
+    )
+    listen = Listen(settings.host, settings.port, settings.uds, tls=settings.ssl_certfile is not None)
+    _demand_apart(settings)
+    return Deployment(
+        model=asked.model,
+        engine=engine.name,
+        replicas=replicas,
+        listen=listen,
+        gateway=_gateway(settings, directory, environ),
+        files=_files(asked, directory),
+        shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
+        directory=directory,
+        warnings=(*asked.notes, *_warnings(settings, visible)),
+    )
+
+
+def _gpus(settings: Settings, engine: Engine, visible: Visible | None) -> Sequence[tuple[str, ...]]:
+    if visible is None:
+        return [()] * settings.data_parallel_size
+    return groups(visible, settings.data_parallel_size, sizes(settings))
+
+
+def _replica(
+    name: str,
+    order: Order,
+    gpus: tuple[str, ...],
+    ports: int | None,
+    directory: RunDirectory,
+    environ: Mapping[str, str],
+) -> Replica:
+    address = f"unix:{directory.replica_socket(name)}" if ports is None else f"127.0.0.1:{ports + int(name)}"
+    return Replica(name, gpus, replica_command(order, address, gpus, environ), address)
+
+
+def _engine_config(asked: Asked, directory: RunDirectory) -> Path | None:
+    if asked.config_text is not None:
+        return directory.engine_config
+    return asked.config.path if asked.config else None
+
+
+def _files(asked: Asked, directory: RunDirectory) -> dict[Path, str]:
+    files = {}
+    if asked.settings.api_key:
+        # With its name before it a key may hold a `=` of its own.
+        named = (f"key{number}={key}\n" for number, key in enumerate(asked.settings.api_key, 1))
+        files[directory.keys] = "".join(named)
+    if asked.config_text is not None:
+        files[directory.engine_config] = asked.config_text
+    return files
+
+
+def _gateway(settings: Settings, directory: RunDirectory, environ: Mapping[str, str]) -> Command:
+    keys = directory.keys if settings.api_key else settings.api_key_file
+    return Command(
+        argv=(
+            *(sys.executable, "-I", "-m", "dp_vllm_gateway"),
+            *("--endpoints-file", str(directory.endpoints), "--admin-socket", str(directory.admin_socket)),
+            *(("--api-key-file", str(keys)) if keys else ()),
+            *settings.gateway_words,
+        ),
+        variables={},
+        unset=tuple(name for name in (names.API_KEY_VARIABLE, "VLLM_API_KEY") if name in environ),
+    )
+
+
+def _demand_apart(settings: Settings) -> None:
+    """Raise BadSettings if the engines' ports leave the range or meet the endpoint's."""
+    if settings.replica_ports is None:
+        return
+    last = settings.replica_ports + settings.data_parallel_size - 1
+    span = f"{settings.replica_ports} to {last}"
+    if last > 65535:
+        raise BadSettings(f"--replica-ports: {settings.data_parallel_size} replicas would need the ports {span}")
+    if settings.uds is None and settings.replica_ports <= settings.port <= last:
+        raise BadSettings(f"--replica-ports: the replicas' ports {span} include the endpoint's own, {settings.port}")
+
+
+def _warnings(settings: Settings, visible: Visible | None) -> tuple[str, ...]:
+    warnings = []
+    has_keys = settings.api_key or settings.api_key_file
+    if not has_keys and settings.uds is None and settings.host in _EVERYWHERE:
+        warnings.append(
+            "everybody who reaches this machine can use the endpoint: it listens on all interfaces and asks for no "
+            "key; give it --api-key KEY, or --host 127.0.0.1"
+        )
+    fitting = len(visible.ids) // sizes(settings).gpus if visible else 0
+    if settings.data_parallel_size == 1 and fitting > 1:
+        warnings.append(f"one replica leaves GPUs unused; -dp {fitting} would use all that there is room for")
+    return tuple(warnings)

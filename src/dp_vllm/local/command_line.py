@@ -1,0 +1,65 @@
+"""From the words of `dp-vllm serve` to the deployment that they ask for: reads what must be read, starts nothing."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dp_vllm.errors import BadSettings
+from dp_vllm.local import engines
+from dp_vllm.local.arrange import arrange, run_name
+from dp_vllm.local.deployment import Deployment
+from dp_vllm.local.flags import config_file, split
+from dp_vllm.local.flags.settings import Settings
+from dp_vllm.local.gpus import visible_to
+from dp_vllm.local.run_directory import SOCKET_PATH_BYTES, run_directory
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What `dp-vllm serve` is to do."""
+
+    deployment: Deployment
+    dry_run: bool
+    json: bool
+
+
+def understand(words: Sequence[str], environ: Mapping[str, str]) -> Request | None:
+    """What the command line asks for; None if it asks for help. Raises DpVllmError with a sentence if it cannot be."""
+    items = split.FLAGS.read(words)
+    if split.wants_help(items):
+        return None
+    path = split.config_path(items)
+    file = config_file.load(Path(path), split.FLAGS) if path is not None else None
+    asked = split.divide(items, file, environ)
+    settings = asked.settings
+    _demand_usable(settings)
+    directory = run_directory(run_name(settings), environ, log_dir=settings.log_dir)
+    engine, notes = engines.find(settings.engine, environ)
+    visible = visible_to(engine, settings.device_ids, environ)
+    deployment = arrange(asked, engine, visible, directory, environ)
+    deployment = replace(deployment, warnings=(*notes, *deployment.warnings))
+    return Request(deployment, settings.dry_run, settings.json)
+
+
+def _demand_usable(settings: Settings) -> None:
+    """Raise BadSettings for paths that cannot serve, before a child stumbles over them."""
+    if settings.json and not settings.dry_run:
+        raise BadSettings("--json goes with --dry-run, whose table it prints as JSON")
+    paths = {
+        "--api-key-file": settings.api_key_file,
+        "--ssl-certfile": settings.ssl_certfile,
+        "--ssl-keyfile": settings.ssl_keyfile,
+        "--ssl-ca-certs": settings.ssl_ca_certs,
+    }
+    for name, path in paths.items():
+        if path is not None and not (path.is_file() and os.access(path, os.R_OK)):
+            raise BadSettings(f"{name}: {str(path)!r} is not a file that can be read")
+    if settings.uds is not None:
+        size = len(os.fsencode(settings.uds))
+        if size > SOCKET_PATH_BYTES:
+            raise BadSettings(
+                f"--uds: {str(settings.uds)!r} has {size} bytes, a socket's path at most {SOCKET_PATH_BYTES}"
+            )
+        if not settings.uds.absolute().parent.is_dir():
+            raise BadSettings(f"--uds: {str(settings.uds)!r} is to be made in a directory that does not exist")

@@ -1,0 +1,49 @@
+"""Flags that were typed in a way that neither vLLM nor we understand: what may have been meant."""
+
+import difflib
+import re
+from typing import Final
+
+from dp_vllm.engine.flags import Flags, Typed, flags_version
+from dp_vllm.errors import BadSettings
+
+_ALIKE: Final = 0.85
+"""How alike two spellings must be (`difflib`'s ratio) to think that one was meant as the other."""
+
+
+def demand_clear(item: Typed, source: str, flags: Flags, ours: frozenset[str]) -> None:
+    """Raise BadSettings for an abbreviation or a mistyped flag that may be one of `ours`.
+
+    What is certainly not ours is the engine's to judge: it may be newer than our table.
+    """
+    if item.flag is not None or item.spelling in ("", "--"):
+        return
+    if item.candidates:
+        if any(flags[spelling].name in ours for spelling in item.candidates):
+            raise BadSettings(f"{source} may mean {' or '.join(item.candidates)}; write it out")
+        return
+    joined = re.fullmatch(r"(-[a-z]+)(\d+)", item.spelling)
+    if joined and joined[1] in flags.spellings and flags[joined[1]].name in ours:
+        raise BadSettings(f"{source} is no flag; write {joined[1]} {joined[2]}")
+    meant = _nearest(item.spelling, [spelling for spelling in flags.spellings if flags[spelling].name in ours])
+    if meant:
+        raise BadSettings(
+            f"{source} is no flag; did you mean {meant}? "
+            f"(If your vLLM does have {item.spelling}, put it into a --config file)"
+        )
+
+
+def doubt(item: Typed, flags: Flags) -> str:
+    """A sentence for a flag that is unknown but very like one of vLLM's; empty for any other."""
+    if item.flag is not None or item.candidates or not item.spelling.startswith("--"):
+        return ""
+    meant = _nearest(item.spelling, list(flags.spellings))
+    if not meant:
+        return ""
+    return f"{item.spelling} is not a flag of vLLM {flags_version()} ({meant} is); the engine gets it as you typed it"
+
+
+def _nearest(spelling: str, known: list[str]) -> str:
+    name = spelling.partition(".")[0].replace("_", "-")
+    long = [one for one in known if one.startswith("--")]
+    return next(iter(difflib.get_close_matches(name, long, 1, _ALIKE)), "") if name.startswith("--") else ""

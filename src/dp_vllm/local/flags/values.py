@@ -1,0 +1,78 @@
+"""What the values of the endpoint's flags may be: one function a kind, from the word as typed to the typed value.
+
+Each raises ValueError with what is allowed; the caller knows the flag and adds its name and the value.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+
+def count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ValueError("allowed are whole numbers from 1 on")
+    return int(text)
+
+
+def port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise ValueError("allowed are ports from 1 to 65535")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 86_400:
+        raise ValueError("allowed are seconds from 0 to 86400")
+    return value
+
+
+def one_of(*allowed: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"allowed are {', '.join(allowed)}")
+        return text
+
+    return read
+
+
+def engine(text: str) -> str:
+    if text not in ("vllm", "sim") and "/" not in text:
+        raise ValueError("allowed are vllm, sim, and the path of another vLLM's executable, like /opt/venv/bin/vllm")
+    return text
+
+
+def path(text: str) -> Path:
+    if not text:
+        raise ValueError("a path is needed")
+    return Path(text)
+
+
+def json_list(text: str) -> str:
+    """The text itself, once it is known to hold a JSON list of strings."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise ValueError("a JSON list of strings is needed, like '[\"https://example.org\"]'")
+    return text
+
+
+def key(text: str) -> str:
+    if not text or not text.isprintable() or " " in text:
+        raise ValueError("a key has at least one character, and neither blanks nor control characters")
+    return text
+
+
+def devices(text: str) -> tuple[str, ...]:
+    """GPU indexes or UUIDs, separated by commas, each once."""
+    ids = tuple(one.strip() for one in text.split(","))
+    if not all(ids) or len({one.isdigit() for one in ids}) > 1:
+        raise ValueError("allowed are GPU indexes like 2,3, or UUIDs like GPU-5f0c1a52,GPU-77d1b0c4")
+    if len(set(ids)) < len(ids):
+        raise ValueError("each GPU may be named once")
+    return ids
