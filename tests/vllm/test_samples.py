@@ -148,9 +148,10 @@ def compare(situation: str, answers: Mapping[str, Answer]) -> None:
     assert not recorded, f"recorded anew, look at them: {', '.join(recorded)}"
 
 
-def test_the_answers_of_a_whole_engine_are_the_samples(engine: programs.Program) -> None:
-    answers = one_by_one(engine.url, asking(8)) | one_by_one(engine.url, MISTAKES)
-    answers["bad-json"] = ask(engine.url, "/v1/chat/completions", b'{"model": "tiny", "messages": [}')
+def test_the_answers_of_a_whole_engine_are_the_samples(tmp_path: Path) -> None:
+    with real_engine.engine(tmp_path) as engine:
+        answers = one_by_one(engine.url, asking(8)) | one_by_one(engine.url, MISTAKES)
+        answers["bad-json"] = ask(engine.url, "/v1/chat/completions", b'{"model": "tiny", "messages": [}')
     compare("whole", answers)
 
 
