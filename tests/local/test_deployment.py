@@ -1,0 +1,239 @@
+"""From the words of a command line to everything that is to run."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from dp_vllm.errors import BadSettings, DpVllmError, UserError
+from dp_vllm.local import command_line
+from dp_vllm.local.deployment import Deployment, Listen
+
+
+def deployed(tmp_path: Path, *words: str, **environ: str) -> Deployment:
+    request = command_line.understand(words, {"XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path), **environ})
+    assert request is not None
+    return request.deployment
+
+
+def refused(tmp_path: Path, *words: str, **environ: str) -> str:
+    with pytest.raises(DpVllmError) as error:
+        deployed(tmp_path, *words, **environ)
+    return str(error.value)
+
+
+def fake_vllm(tmp_path: Path, version: str = "0.32.0") -> str:
+    """An executable that looks like an installed vLLM."""
+    (tmp_path / "venv" / "lib" / "python3.12" / "site-packages" / f"vllm-{version}.dist-info").mkdir(parents=True)
+    executable = tmp_path / "venv" / "bin" / "vllm"
+    executable.parent.mkdir()
+    executable.write_text("#!/bin/sh\n")
+    executable.chmod(0o755)
+    return str(executable)
+
+
+def test_each_replica_has_its_own_gpus_and_socket(tmp_path: Path) -> None:
+    vllm = fake_vllm(tmp_path)
+
+    deployment = deployed(tmp_path, "m", "--engine", vllm, "-dp", "2", "-tp", "2", CUDA_VISIBLE_DEVICES="3,2,1,0")
+
+    run = tmp_path / "dp-vllm" / "8000"
+    assert deployment.engine == "vllm 0.32.0"
+    assert [replica.name for replica in deployment.replicas] == ["0", "1"]
+    assert [replica.gpus for replica in deployment.replicas] == [("3", "2"), ("1", "0")]
+    assert [replica.address for replica in deployment.replicas] == [
+        f"unix:{run}/replica-0.sock",
+        f"unix:{run}/replica-1.sock",
+    ]
+    second = deployment.replicas[1].command
+    assert second.argv[:5] == (vllm, "serve", "m", "--tensor-parallel-size", "2")
+    assert second.argv[-2:] == ("--uds", f"{run}/replica-1.sock")
+    assert second.variables["CUDA_VISIBLE_DEVICES"] == "1,0"
+
+
+def test_the_gateway_is_told_where_everything_is(tmp_path: Path) -> None:
+    deployment = deployed(tmp_path, "m", "--engine", "sim", "--port", "9000", "--root-path", "/m")
+
+    run = tmp_path / "dp-vllm" / "9000"
+    assert deployment.gateway.argv == (
+        *(sys.executable, "-I", "-m", "dp_vllm_gateway"),
+        *("--endpoints-file", f"{run}/endpoints.json", "--admin-socket", f"{run}/admin.sock"),
+        *("--root-path", "/m"),
+    )
+
+
+def test_keys_go_to_the_gateway_in_a_file_and_to_nobody_else(tmp_path: Path) -> None:
+    deployment = deployed(tmp_path, "m", "--engine", "sim", "-dp", "2", "--api-key", "a=b", "c", VLLM_API_KEY="old")
+
+    keys = deployment.directory.keys
+    assert deployment.files == {keys: "key1=a=b\nkey2=c\n"}
+    assert deployment.gateway.argv[-2:] == ("--api-key-file", str(keys))
+    assert deployment.gateway.unset == ("VLLM_API_KEY",)
+    for replica in deployment.replicas:
+        assert replica.command.unset == ("VLLM_API_KEY",)
+        assert "a=b" not in replica.command.argv
+
+
+def test_a_key_file_of_the_users_is_read_by_the_gateway_itself(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("a\n")
+
+    deployment = deployed(tmp_path, "m", "--engine", "sim", "--api-key-file", str(file))
+
+    assert deployment.files == {}
+    assert deployment.gateway.argv[-2:] == ("--api-key-file", str(file))
+
+
+def test_engines_get_a_copy_of_the_config_file_without_ours(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text("model: m\nport: 9000\nseed: 1\n")
+
+    deployment = deployed(tmp_path, "--engine", "sim", "--config", str(file))
+
+    copy = tmp_path / "dp-vllm" / "9000" / "engine.yaml"
+    assert deployment.files == {copy: "seed: 1\n"}
+    argv = deployment.replicas[0].command.argv
+    assert argv[argv.index("m") + 1 :][:2] == ("--config", str(copy))
+
+
+def test_a_config_file_without_ours_is_used_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text("seed: 1\n")
+
+    deployment = deployed(tmp_path, "m", "--engine", "sim", "--config", str(file))
+
+    assert deployment.files == {}
+    assert str(file) in deployment.replicas[0].command.argv
+
+
+def test_replicas_can_listen_on_ports(tmp_path: Path) -> None:
+    deployment = deployed(tmp_path, "m", "--engine", "sim", "-dp", "2", "--replica-ports", "9000")
+
+    assert [replica.address for replica in deployment.replicas] == ["127.0.0.1:9000", "127.0.0.1:9001"]
+    assert deployment.replicas[1].command.argv[-4:] == ("--host", "127.0.0.1", "--port", "9001")
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [([], "8000"), (["--port", "9000"], "9000"), (["--name", "x"], "x"), (["--uds", "/tmp/my.sock"], "my.sock")],
+)
+def test_a_run_is_called_after_where_it_listens(tmp_path: Path, words: list[str], name: str) -> None:
+    assert deployed(tmp_path, "m", "--engine", "sim", *words).name == name
+
+
+@pytest.mark.parametrize(
+    ("listen", "url"),
+    [
+        (Listen(None, 8000), "http://127.0.0.1:8000"),
+        (Listen("0.0.0.0", 8000), "http://127.0.0.1:8000"),
+        (Listen("::1", 80, tls=True), "https://[::1]:80"),
+        (Listen("node7", 80), "http://node7:80"),
+        (Listen(None, 8000, Path("/s")), "unix:/s"),
+    ],
+)
+def test_the_endpoint_tells_what_a_client_here_may_use(listen: Listen, url: str) -> None:
+    assert listen.url == url
+
+
+OPEN = (
+    "everybody who reaches this machine can use the endpoint: it listens on all interfaces and asks for no key; "
+    "give it --api-key KEY, or --host 127.0.0.1"
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "warnings"),
+    [
+        ([], (OPEN,)),
+        (["--host", "0.0.0.0"], (OPEN,)),
+        (["--host", "::"], (OPEN,)),
+        (["--host", "127.0.0.1"], ()),
+        (["--api-key", "k"], ()),
+        (["--uds", "/tmp/s"], ()),
+    ],
+)
+def test_an_endpoint_open_to_everybody_is_warned_of_once(
+    tmp_path: Path, words: list[str], warnings: tuple[str, ...]
+) -> None:
+    assert deployed(tmp_path, "m", "--engine", "sim", "-dp", "2", *words).warnings == warnings
+
+
+def test_gpus_that_one_replica_leaves_unused_are_told(tmp_path: Path) -> None:
+    words = ("m", "--engine", fake_vllm(tmp_path), "--host", "127.0.0.1", "-tp", "2")
+
+    assert deployed(tmp_path, *words, CUDA_VISIBLE_DEVICES="0,1,2,3,4").warnings == (
+        "one replica leaves GPUs unused; -dp 2 would use all that there is room for",
+    )
+    assert deployed(tmp_path, *words, "-dp", "2", CUDA_VISIBLE_DEVICES="0,1,2,3,4").warnings == ()
+
+
+def test_a_vllm_too_old_or_newer_than_known_is_told(tmp_path: Path) -> None:
+    old = fake_vllm(tmp_path / "old", "0.17.2")
+    new = fake_vllm(tmp_path / "new", "0.99.0")
+
+    assert refused(tmp_path, "m", "--engine", old) == (
+        f"{old} is vLLM 0.17.2, and dp-vllm works with vLLM 0.18 to 0.33: pip install --upgrade vllm, or name a newer "
+        "one with --engine PATH"
+    )
+    deployment = deployed(tmp_path, "m", "--engine", new, "--host", "127.0.0.1", CUDA_VISIBLE_DEVICES="0")
+    assert deployment.warnings == ("vLLM 0.99.0 is newer than the newest that this dp-vllm was tried with (0.33)",)
+
+
+def test_the_installed_vllm_is_found_on_the_path(tmp_path: Path) -> None:
+    vllm = fake_vllm(tmp_path)
+
+    deployment = deployed(tmp_path, "m", PATH=str(Path(vllm).parent), CUDA_VISIBLE_DEVICES="0")
+
+    assert deployment.replicas[0].command.argv[:2] == (vllm, "serve")
+
+
+def test_without_vllm_the_fix_is_told_in_one_line(tmp_path: Path) -> None:
+    assert refused(tmp_path, "m", PATH=str(tmp_path)) == (
+        "vllm is not installed: `pip install vllm` puts it beside dp-vllm, --engine PATH names one elsewhere, "
+        "and --engine sim tries everything without a model and without GPUs"
+    )
+
+
+def test_an_engine_that_cannot_be_started_is_named(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("")
+
+    assert refused(tmp_path, "m", "--engine", "/no/vllm") == "--engine: /no/vllm does not exist"
+    assert refused(tmp_path, "m", "--engine", str(plain)) == f"--engine: {plain} is not executable"
+    assert refused(tmp_path, "m", "--engine", str(tmp_path)) == (
+        f"--engine: {tmp_path} is a directory; name the executable in it, like {tmp_path}/bin/vllm"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--json"], "--json goes with --dry-run, whose table it prints as JSON"),
+        (["--api-key-file", "/no/keys"], "--api-key-file: '/no/keys' is not a file that can be read"),
+        (["--ssl-certfile", "/no/cert"], "--ssl-certfile: '/no/cert' is not a file that can be read"),
+        (["--uds", "/no/such/s"], "--uds: '/no/such/s' is to be made in a directory that does not exist"),
+        (["--uds", "/tmp/" + "x" * 103], f"--uds: '/tmp/{'x' * 103}' has 108 bytes, a socket's path at most 107"),
+        (["--replica-ports", "65535", "-dp", "2"], "--replica-ports: 2 replicas would need the ports 65535 to 65536"),
+        (
+            ["--replica-ports", "7998", "-dp", "4"],
+            "--replica-ports: the replicas' ports 7998 to 8001 include the endpoint's own, 8000",
+        ),
+    ],
+)
+def test_what_would_fail_later_is_refused_before_anything_starts(
+    tmp_path: Path, words: list[str], sentence: str
+) -> None:
+    with pytest.raises(BadSettings) as error:
+        deployed(tmp_path, "m", "--engine", "sim", *words)
+
+    assert str(error.value) == sentence
+
+
+def test_the_arithmetic_is_checked_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^needs dp\*tp\*pp = 4\*2\*1 = 8 GPUs, CUDA_VISIBLE_DEVICES has 4"):
+        deployed(tmp_path, "m", "--engine", fake_vllm(tmp_path), "-dp", "4", "-tp", "2", CUDA_VISIBLE_DEVICES="0,1,2,3")
+
+
+@pytest.mark.parametrize("words", [["-h"], ["m", "--help"], ["--help=all"]])
+def test_help_asks_for_nothing_else(tmp_path: Path, words: list[str]) -> None:
+    assert command_line.understand(words, {}) is None
