@@ -8,8 +8,9 @@ from aiohttp import web
 
 from dp_vllm.endpoints import State
 from dp_vllm.engine.routes import Reach, Route, route_of
-from dp_vllm_gateway import cors, headers, paths, refusals, replies, sse, waiting
+from dp_vllm_gateway import cors, headers, merged, paths, refusals, replies, sse, waiting, websockets
 from dp_vllm_gateway.body import Bodies
+from dp_vllm_gateway.broadcast import Broadcasts
 from dp_vllm_gateway.call import Call
 from dp_vllm_gateway.config import GatewayConfig
 from dp_vllm_gateway.facts import BadJson, Facts, facts_of
@@ -35,16 +36,19 @@ class Gateway:
         self._keys = keys
         self._bodies = Bodies(config.limits)
         self.proxy = Proxy(config, pool)
+        self.broadcasts = Broadcasts(pool, seconds=config.limits.first_byte_seconds)
+        self.websockets = websockets.WebSockets(config, pool)
+        self._merged = merged.Merged(config, pool)
         self._loop = asyncio.get_running_loop()
-        self._ids = (f"{secrets.token_hex(4)}-{number:x}" for number in itertools.count(1))
+        self._id_prefix = secrets.token_hex(4)
+        self._id_numbers = itertools.count(1)
         self.ending = False
         """The gateway was told to end: what is under way goes on, nothing new begins."""
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         incoming = headers.incoming(request.raw_headers)
-        given = incoming.request_id()
-        call = Call(given.decode() if given else next(self._ids), request.method, request.raw_path, self._loop.time())
+        call = Call(self._id(incoming), request.method, request.raw_path, self._loop.time())
         relay = Relay(request)
         try:
             return await self._answer(request, incoming, relay, call)
@@ -55,6 +59,10 @@ class Gateway:
             raise
         finally:
             call.ended_at = self._loop.time()
+
+    def _id(self, incoming: Incoming) -> str:
+        given = incoming.request_id()
+        return given.decode() if given else f"{self._id_prefix}-{next(self._id_numbers):x}"
 
     async def _answer(
         self, request: web.BaseRequest, incoming: Incoming, relay: Relay, call: Call
@@ -67,21 +75,25 @@ class Gateway:
             return self._own(call, self._health())
         if path == "/ready":
             return self._own(call, self._ready())
-        self._guard(path, incoming, call)
+        offer = websockets.offered(request) if b"upgrade" in incoming.read else None
+        self._guard(path, incoming.bearer() or (offer.key if offer else None), call)
         if self.ending:
             raise refusals.shutting_down()
         route = route_of(request.method, path)
         self._judge_route(route, path)
+        if offer is not None:
+            lines = self._request_lines(incoming, call)
+            return await self.websockets.carry(request, path + query, lines, offer, call)
         return await self._send_on(request, incoming, relay, call, route, path + query)
 
     # what is judged before the body
 
-    def _guard(self, path: str, incoming: Incoming, call: Call) -> None:
+    def _guard(self, path: str, key: bytes | None, call: Call) -> None:
         if not self._keys.required or path in OPEN_PATHS:
             return
         if self._keys.problem:
             raise Refusal(401, "the endpoint has no usable API key", headers={"WWW-Authenticate": "Bearer"})
-        name = self._keys.name_of(incoming.bearer())
+        name = self._keys.name_of(key)
         if name is None:
             raise Refusal(
                 401,
@@ -113,10 +125,22 @@ class Gateway:
                 await waiting.for_replica(self._pool, facts, relay, wait_seconds, answer_lines)
             lines = self._request_lines(incoming, call)
             out = Outgoing(request.method, target, route, lines, body, facts, answer_lines)
-            await self.proxy.forward(out, relay, call)
+            await self._pass_on(out, relay, call)
         finally:
             self._bodies.release(body)
         return relay.response()
+
+    async def _pass_on(self, out: Outgoing, relay: Relay, call: Call) -> None:
+        reach = out.route.reach
+        if reach is Reach.ALL:
+            answer = await self.broadcasts.send(out)
+        elif reach is Reach.MERGED and out.route.path in merged.PATHS:
+            answer = await self._merged.answer(out)
+        else:
+            await self.proxy.forward(out, relay, call)
+            return
+        call.status, call.replica = answer.status, "all"
+        relay.whole(answer.status, (b"content-type: application/json\r\n", out.answer_lines), answer.body)
 
     def _expect(self, incoming: Incoming, relay: Relay) -> None:
         length = incoming.read.get(b"content-length")

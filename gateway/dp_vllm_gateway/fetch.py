@@ -1,15 +1,14 @@
 """Asks one engine something on the gateway's own account: a probe, a merged answer, one of many broadcasts."""
 
 import asyncio
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dp_vllm_gateway.pool import Member
 from dp_vllm_gateway.upstream import Headers, UpstreamError
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """An engine's whole answer."""
+class Fetched(NamedTuple):
+    """A whole answer: an engine's, or one that was put together from several."""
 
     status: int
     body: bytes
@@ -35,7 +34,7 @@ class _Exchange:
 
 
 async def fetch(
-    member: Member, method: str, target: str, *, seconds: float, lines: bytes = b"", body: bytes = b""
+    member: Member, method: str, target: str, lines: bytes = b"", body: bytes = b"", *, seconds: float
 ) -> Fetched:
     """Send one request and read the answer whole, on a new connection.
 
@@ -46,7 +45,8 @@ async def fetch(
         connection = await member.connections.connect()
         exchange = _Exchange()
         head = b"%b %b HTTP/1.1\r\nhost: %b\r\nconnection: close\r\n%bcontent-length: %d\r\n\r\n"
-        request = head % (method.encode(), target.encode(), member.host, lines, len(body))
+        path = target.encode("utf-8", "surrogateescape")
+        request = head % (method.encode(), path, member.host, lines, len(body))
         try:
             connection.send(request + body, exchange, head_only=method == "HEAD")
             return await exchange.done

@@ -1,6 +1,7 @@
 """Looks at every endpoint again and again: is it alive, which models does it serve, what do its metrics say?"""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -26,13 +27,23 @@ class _Models(msgspec.Struct):
 
 
 class Probes:
-    """Owns the time of each endpoint's next look."""
+    """Owns the time of each endpoint's next look; there is one look at a time."""
 
-    def __init__(self, pool: Pool, *, every_seconds: float, lines: bytes) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        every_seconds: float,
+        lines: bytes,
+        bring_up_to_date: Callable[[Member], Awaitable[bool]],
+    ) -> None:
+        """`bring_up_to_date` is awaited for each endpoint before it is called healthy; it is not, if that fails."""
         self._pool = pool
         self._every = every_seconds
         self._lines = lines
+        self._bring_up_to_date = bring_up_to_date
         self._next: dict[tuple[str, str], float] = {}
+        self._looking: set[tuple[str, str]] = set()
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -54,15 +65,20 @@ class Probes:
             if member.endpoint.state in (State.READY, State.DRAINING)
         }
         self._next = {key: at for key, at in self._next.items() if key in members}
-        due = [member for key, member in members.items() if self._next.get(key, 0.0) <= now]
+        due = [m for key, m in members.items() if self._next.get(key, 0.0) <= now and key not in self._looking]
         for member in due:
             every = self._every if member.healthy else min(EAGER_SECONDS, self._every)
             self._next[member.name, member.endpoint.incarnation] = now + every
         return due
 
     async def _look(self, member: Member) -> None:
-        seen = await self._see(member)
-        self._pool.observe(member.name, member.endpoint.incarnation, seen)
+        key = (member.name, member.endpoint.incarnation)
+        self._looking.add(key)
+        try:
+            seen = await self._see(member)
+        finally:
+            self._looking.discard(key)
+        self._pool.observe(*key, seen)
 
     async def _see(self, member: Member) -> Seen:
         try:
@@ -76,7 +92,10 @@ class Probes:
         except UpstreamError:
             return Seen(healthy=False, certain=False)
         models = member.models or await self._models(member)
-        return Seen(healthy=True, certain=True, models=models, scrape=await self._scrape(member))
+        scrape = await self._scrape(member)
+        if not member.healthy and not await self._bring_up_to_date(member):
+            return Seen(healthy=False, certain=False)
+        return Seen(healthy=True, certain=True, models=models, scrape=scrape)
 
     async def _models(self, member: Member) -> frozenset[str] | None:
         """The base models; adapters come and go, and all replicas get the same."""

@@ -5,6 +5,8 @@ from typing import Final
 
 from dp_vllm.endpoints import Endpoint, State
 from dp_vllm_gateway.attempt import Failed
+from dp_vllm_gateway.facts import Facts
+from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.replies import Refusal, unavailable
 from dp_vllm_gateway.retry import Failure
 
@@ -48,6 +50,17 @@ def model_unknown(model: str, models: Sequence[str]) -> Refusal:
     """Several models are served, and the request names another."""
     message = f"The model `{model}` does not exist. Served are: {', '.join(models)}."
     return Refusal(404, message, code="model_not_found")
+
+
+def none_fits(pool: Pool, facts: Facts) -> Refusal:
+    """No endpoint that may be picked serves what the request asks for."""
+    if pool.several_models:
+        models = pool.models()
+        if facts.model is None:
+            return model_missing(models)
+        if facts.model not in models:
+            return model_unknown(facts.model, models)
+    return no_replica([member.endpoint for member in pool.members()])
 
 
 def no_replica(endpoints: Sequence[Endpoint]) -> Refusal:

@@ -78,7 +78,7 @@ class Relay:
 
     def whole(self, status: int, headers: Sequence[bytes], body: bytes) -> None:
         """Send a complete response. `headers` are lines with their line ends, without any that frame the body."""
-        self._write_head(status, headers, b"content-length: %d\r\n" % len(body), body)
+        self._write_head(status, headers, b"content-length: %d\r\n" % len(body), b"" if self._bodiless else body)
         self.ended = self._writer._eof = True
 
     def head(self, status: int, headers: Sequence[bytes], length: int | None = None) -> None:

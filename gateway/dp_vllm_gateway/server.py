@@ -40,6 +40,7 @@ async def run(config: GatewayConfig) -> None:
         pool,
         every_seconds=config.limits.probe_seconds,
         lines=f"authorization: Bearer {key}\r\n".encode() if key else b"",
+        bring_up_to_date=gateway.broadcasts.bring_up_to_date,
     )
     server = Server(gateway.handle, idle_client_seconds=config.limits.idle_client_seconds)
     async with _listening(config, server), asyncio.TaskGroup() as group:
@@ -112,6 +113,7 @@ async def _finish(config: GatewayConfig, gateway: Gateway, pool: Pool, server: S
         limit = config.shutdown_timeout_seconds
         await asyncio.wait((last, again), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         gateway.proxy.stop("the server is shutting down")
+        gateway.websockets.stop("the server is shutting down")
         await asyncio.wait((last,), timeout=FLUSH_SECONDS)
         last.cancel()
         again.cancel()

@@ -1,0 +1,128 @@
+"""Answers that speak for all replicas as if they were one: which models there are, how many requests run, which routes.
+
+`/metrics` is merged elsewhere, from what the probes read.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from dp_vllm.engine.routes import Reach, route_of
+from dp_vllm_gateway import refusals
+from dp_vllm_gateway.config import GatewayConfig
+from dp_vllm_gateway.fetch import Fetched, fetch
+from dp_vllm_gateway.pool import Member, Pool
+from dp_vllm_gateway.proxy import Outgoing
+from dp_vllm_gateway.replies import Refusal
+from dp_vllm_gateway.upstream import UpstreamError
+
+PATHS: Final = frozenset({"/v1/models", "/load", "/openapi.json"})
+
+
+class Merged:
+    """Asks the available replicas and puts one answer together."""
+
+    def __init__(self, config: GatewayConfig, pool: Pool) -> None:
+        self._config = config
+        self._pool = pool
+
+    async def answer(self, out: Outgoing) -> Fetched:
+        """The answer to one of the merged routes.
+
+        A replica that fails is left out. If all do, the first one's words are the answer. Raises Refusal if there is
+        no replica, or none was reached.
+        """
+        answers = await self._ask_all(out)
+        good = [answer.body for answer in answers if answer.status == 200]
+        if not good:
+            return answers[0]
+        try:
+            match out.route.path:
+                case "/v1/models":
+                    return Fetched(200, models_of(good))
+                case "/load":
+                    return Fetched(200, load_of(good))
+                case _:
+                    config = self._config
+                    return Fetched(200, document_of(good[0], config.root_path, unsafe=config.allow_unsafe_routes))
+        except msgspec.DecodeError as error:
+            raise Refusal(502, f"a replica's {out.route.path} cannot be read: {error}") from error
+
+    async def _ask_all(self, out: Outgoing) -> list[Fetched]:
+        members = [member for member in self._pool.members() if member.available()]
+        if not members:
+            raise refusals.no_replica([member.endpoint for member in self._pool.members()])
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._ask(member, out)) for member in members]
+        answers = [answer for task in tasks if (answer := task.result()) is not None]
+        if not answers:
+            raise Refusal(502, "no replica answered", code="upstream_reset")
+        return answers
+
+    async def _ask(self, member: Member, out: Outgoing) -> Fetched | None:
+        lines = [line for line in out.lines.splitlines(keepends=True) if _sent(line)]
+        seconds = self._config.limits.probe_seconds
+        try:
+            return await fetch(member, "GET", out.target, b"".join(lines), seconds=seconds)
+        except (OSError, UpstreamError):
+            return None
+
+
+def _sent(line: bytes) -> bool:
+    """An engine is sent the key and the id: nothing that makes its answer another than the one that is read here."""
+    return line.partition(b":")[0].lower() in (b"authorization", b"x-api-key", b"x-request-id")
+
+
+class _Models(msgspec.Struct):
+    data: list[msgspec.Raw] = []
+
+
+class _Id(msgspec.Struct):
+    id: str
+
+
+def models_of(bodies: Sequence[bytes]) -> bytes:
+    """Each model once, as the first replica that serves it tells of it."""
+    models: dict[str, msgspec.Raw] = {}
+    for body in bodies:
+        for model in msgspec.json.decode(body, type=_Models).data:
+            models.setdefault(msgspec.json.decode(model, type=_Id).id, model)
+    return msgspec.json.encode({"object": "list", "data": list(models.values())})
+
+
+class _Load(msgspec.Struct):
+    server_load: int = 0
+
+
+def load_of(bodies: Sequence[bytes]) -> bytes:
+    """The requests that run on all replicas."""
+    return msgspec.json.encode(_Load(sum(msgspec.json.decode(body, type=_Load).server_load for body in bodies)))
+
+
+_READY: Any = {
+    "get": {
+        "summary": "Ready",
+        "description": "Whether the gateway works: it has looked at every replica.",
+        "operationId": "ready_ready_get",
+        "responses": {"200": {"description": "It works"}, "503": {"description": "It begins or ends"}},
+    }
+}
+
+
+def document_of(body: bytes, root_path: str, *, unsafe: bool) -> bytes:
+    """An engine's OpenAPI document as the endpoint's: with `/ready`, and without what is refused here."""
+    document = msgspec.json.decode(body, type=dict[str, Any])
+    paths = {path: _open(path, item, unsafe) for path, item in document.get("paths", {}).items()}
+    document["paths"] = {path: item for path, item in paths.items() if item} | {"/ready": _READY}
+    document.pop("servers", None)
+    if root_path:
+        document["servers"] = [{"url": root_path}]
+    return msgspec.json.encode(document)
+
+
+def _open(path: str, item: dict[str, Any], unsafe: bool) -> dict[str, Any]:
+    if unsafe:
+        return item
+    return {method: said for method, said in item.items() if route_of(method.upper(), path).reach is not Reach.NEVER}
