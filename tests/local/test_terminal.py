@@ -19,7 +19,8 @@ def test_lines_carry_the_name_of_their_log(tmp_path: Path) -> None:
         engine.write_text("\x1b[31mloading\x1b[0m\n")
         wait_until(lambda: shown.read_text().count("\n") == 2, "both lines are shown")
         terminal.say("ready: 1 of 1")
-    assert sorted(shown.read_text().splitlines()) == ["gateway   | listening", "ready: 1 of 1", "replica 0 | loading"]
+    lines = shown.read_text().splitlines()
+    assert sorted(lines) == ["dp-vllm   | ready: 1 of 1", "gateway   | listening", "replica 0 | loading"]
 
 
 def test_each_log_has_a_colour_of_its_own(tmp_path: Path) -> None:

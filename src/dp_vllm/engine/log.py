@@ -56,9 +56,8 @@ def progress(lines: Sequence[str]) -> str:
 
 
 def likely_cause(lines: Sequence[str]) -> str:
-    """Why the engine ended, by its last lines; if that is not known, the last of them."""
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return _newest(lines, _CAUSES) or last[:LONGEST]
+    """Why the engine ended, by its last lines; empty if they say nothing that is known here."""
+    return _newest(lines, _CAUSES)
 
 
 def _newest(lines: Sequence[str], patterns: Sequence[tuple[str, str]]) -> str:

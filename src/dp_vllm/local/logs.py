@@ -30,7 +30,7 @@ def rotate(path: Path) -> None:
 
     The file is copied and then cut, because its writer keeps it open. What is written in between is lost.
     """
-    if not path.exists() or path.stat().st_size == 0:
+    if size(path) == 0:
         return
     for number in range(KEPT, 1, -1):
         older = _numbered(path, number - 1)
@@ -44,7 +44,7 @@ def rotate(path: Path) -> None:
 
 def rotate_if_large(path: Path, limit_bytes: int = ROTATE_BYTES) -> None:
     """Rotate a log that has grown beyond `limit_bytes`."""
-    if path.exists() and path.stat().st_size > limit_bytes:
+    if size(path) > limit_bytes:
         rotate(path)
 
 
@@ -52,13 +52,21 @@ def _numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.{number}")
 
 
+def size(path: Path) -> int:
+    """In bytes; 0 if there is no log yet."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def last_lines(path: Path, since: int = 0) -> list[str]:
     """The last lines, from byte `since` on at most; empty if there is no log yet."""
     try:
         with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            begin = since if since <= size else 0  # it was rotated meanwhile
-            file.seek(max(begin, size - _TAIL_BYTES))
+            end = file.seek(0, os.SEEK_END)
+            begin = since if since <= end else 0  # it was rotated meanwhile
+            file.seek(max(begin, end - _TAIL_BYTES))
             return [_shown(line) for line in file.read().split(b"\n") if line]
     except FileNotFoundError:
         return []
@@ -78,15 +86,15 @@ class Follower:
         """The whole lines that were appended since the last call."""
         try:
             with self.path.open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
+                end = file.seek(0, os.SEEK_END)
                 older = self._rotation()
-                if size < self._at or older != self._older:
+                if end < self._at or older != self._older:
                     self._at, self._begun, self._older = 0, b"", older
-                if size - self._at > LAG_BYTES:
-                    yield f"... {(size - self._at) >> 20} MiB are left out here; they are in {self.path}"
-                    self._at, self._begun = size - _TAIL_BYTES, b""
+                if end - self._at > LAG_BYTES:
+                    yield f"... {(end - self._at) >> 20} MiB are left out here; they are in {self.path}"
+                    self._at, self._begun = end - _TAIL_BYTES, b""
                 file.seek(self._at)
-                data = file.read(size - self._at)
+                data = file.read(end - self._at)
         except FileNotFoundError:
             return
         self._at += len(data)

@@ -19,6 +19,8 @@ from typing import Final
 from dp_vllm.local.logs import Follower
 
 _COLOURS: Final = ("36", "33", "32", "35", "34", "96", "93", "92", "95", "94")
+_OURS: Final = "dp-vllm"
+_BOLD: Final = "1"
 _PLAIN: Final = "\x1b[0m"
 _COLOUR_CODE: Final = re.compile(r"\x1b\[[0-9;]*m")
 _POLL_SECONDS: Final = 0.1
@@ -32,7 +34,7 @@ class Terminal:
     def __init__(self, logs: Mapping[str, Path], *, fd: int = 1, colours: bool) -> None:
         self._fd = fd
         self._colours = colours
-        self._width = max(map(len, logs), default=0)
+        self._width = max(map(len, (_OURS, *logs)))
         self._followers = {
             self._label(name, colour): Follower(path)
             for (name, path), colour in zip(logs.items(), cycle(_COLOURS), strict=False)
@@ -52,7 +54,12 @@ class Terminal:
         self._thread.join(_LAST_WORDS_SECONDS)
 
     def say(self, text: str) -> None:
-        """Show one or more lines of the supervisor's own. Never waits."""
+        """Show one or more lines of the supervisor's own under its name. Never waits."""
+        label = self._label(_OURS, _BOLD)
+        self.show("\n".join(label + line for line in text.splitlines()))
+
+    def show(self, text: str) -> None:
+        """Show a text as it is. Never waits."""
         self._said.put(text)
 
     def _label(self, name: str, colour: str) -> str:

@@ -1,0 +1,176 @@
+"""One program that is kept running, life after life: what is known of it, and the effects that `plan` asks for.
+
+The one owner of that knowledge. It must not know other programs, nor decide anything: the supervisor asks `plan`.
+"""
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from dp_vllm.endpoints import State
+from dp_vllm.local import logs, plan
+from dp_vllm.local.plan import End, Limits, Observed, Stop
+from dp_vllm.local.process import Exit, Program, Running, running
+from dp_vllm.local.run import Guarded
+
+PROBE_SECONDS: Final = 0.25
+"""How often a starting program is asked whether it is ready."""
+
+_LONGEST: Final = 300
+"""Characters of a program's last line that are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """What to keep running, and how to read it."""
+
+    program: Program
+    limits: Limits
+    is_ready: Callable[[], Awaitable[bool]]
+    progress: Callable[[Sequence[str]], str]
+    """How far a start is, by the last lines of the log; empty if they do not say."""
+    cause: Callable[[Sequence[str]], str]
+    """Why it ended, by the last lines of the log; empty if they do not say."""
+    socket: Path | None = None
+    """Where it will listen: what a former life left there is removed before each start."""
+
+
+class Child:
+    """A program, its lives so far, and the present one."""
+
+    def __init__(self, name: str, keep: Keep, changed: Callable[[], None]) -> None:
+        self.name = name
+        self.observed = Observed()
+        self.limits = keep.limits
+        self.starts = 0
+        self.was_ready = False
+        """In any of its lives."""
+        self.message = ""
+        """How far the start is."""
+        self._keep = keep
+        self._changed = changed
+        """Called whenever something is new."""
+        self._started_at = 0.0
+        self._alive = False
+        """The program itself runs, or is about to."""
+        self._running: Running | None = None
+        self._log_begin = 0
+
+    @property
+    def state(self) -> State:
+        """What others are told of it."""
+        if not self._alive:
+            return State.DOWN
+        if self.observed.stop is not None:
+            return State.DRAINING
+        return State.STARTING if self.observed.ready_at is None else State.READY
+
+    @property
+    def is_draining(self) -> bool:
+        """It is to end, and something may be in flight on it still."""
+        return self.observed.running and self.observed.stop is not None and not self.observed.drained
+
+    @property
+    def stays_down(self) -> bool:
+        """Whether it is not started any more, because that is pointless."""
+        return plan.stays_down(self.observed.ends, self.limits)
+
+    @property
+    def start_seconds(self) -> float:
+        """How long its present life took to become ready; 0 before."""
+        ready_at = self.observed.ready_at
+        return 0.0 if ready_at is None else ready_at - self._started_at
+
+    @property
+    def pids(self) -> Guarded | None:
+        """Who runs; None while nobody does."""
+        return Guarded(self._running.guardian, self._running.program) if self._running else None
+
+    def last_lines(self) -> list[str]:
+        """What it wrote in its present or last life, the end of it."""
+        return logs.last_lines(self._keep.program.log, self._log_begin)
+
+    def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Begin a new life."""
+        assert not self.observed.running
+        self.starts += 1
+        self._started_at = time.monotonic()
+        self.message = ""
+        self._alive = True
+        self.observed = replace(self.observed, running=True, ready_at=None, terms=(), killed=False, drained=False)
+        tasks.create_task(self._live())
+
+    def order_stop(self, stop: Stop) -> None:
+        """It is to end; how and when exactly is for `plan` to say."""
+        self.observed = replace(self.observed, stop=stop)
+
+    def note_drained(self) -> None:
+        """Nothing is in flight on it any more."""
+        self.observed = replace(self.observed, drained=True)
+
+    def term(self) -> None:
+        """Ask it to end."""
+        if self._running:
+            self.observed = replace(self.observed, terms=(*self.observed.terms, time.monotonic()))
+            self._running.signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill it and everything that came from it."""
+        if self._running:
+            self.observed = replace(self.observed, killed=True)
+            self._running.kill()
+
+    async def _live(self) -> None:
+        try:
+            if self.observed.stop is not None:
+                return  # the order came between the decision to start and now
+            if self._keep.socket is not None:
+                self._keep.socket.unlink(missing_ok=True)
+            self._log_begin = logs.size(self._keep.program.log)
+            async with running(self._keep.program) as self._running:
+                how = await self._until_its_end(self._running)
+                lines = self.last_lines()
+                # Whom a signal ended had no last word.
+                self._note_end(str(how), self._keep.cause(lines) or (_last(lines) if how.code is not None else ""))
+        except OSError as error:
+            self._note_end("it cannot be started", str(error))
+        finally:
+            self._running = None
+            self._alive = False
+            self.observed = replace(self.observed, running=False)
+            self._changed()
+
+    async def _until_its_end(self, program: Running) -> Exit:
+        async with asyncio.TaskGroup() as tasks:
+            readiness = tasks.create_task(self._until_ready())
+            how = await program.exit()
+            readiness.cancel()
+        return how
+
+    async def _until_ready(self) -> None:
+        while not await self._keep.is_ready():
+            message = self._keep.progress(self.last_lines())
+            if message and message != self.message:
+                self.message = message
+                self._changed()
+            await asyncio.sleep(PROBE_SECONDS)
+        self.observed = replace(self.observed, ready_at=time.monotonic())
+        self.was_ready = True
+        self._changed()
+
+    def _note_end(self, how: str, cause: str) -> None:
+        now = time.monotonic()
+        ready_at = self.observed.ready_at
+        end = End(now, None if ready_at is None else now - ready_at, how, cause)
+        ends = plan.ends_after(self.observed.ends, end, self.limits)
+        self._alive = False
+        self.observed = replace(self.observed, ready_at=None, ends=ends)
+        self._changed()
+
+
+def _last(lines: Sequence[str]) -> str:
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")[:_LONGEST]

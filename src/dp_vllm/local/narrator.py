@@ -1,0 +1,49 @@
+"""Remembers what people were told of the children, and tells them what is new. It must not touch what it looks at."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from dp_vllm.endpoints import State
+from dp_vllm.local import plan, words
+from dp_vllm.local.child import Child
+
+
+class Narrator:
+    """Says each thing once."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self._told_ready: dict[str, int] = {}
+        """The start of each child that was last said to be ready."""
+        self._told_end: dict[str, plan.End] = {}
+        self._told_stopping = float("inf")
+        """The seconds left that were last said."""
+
+    def tell(self, gateway: Child, replicas: Sequence[Child], *, stopping: bool) -> None:
+        """Say what became ready and what ended; ends that were ordered are no news."""
+        for child in (gateway, *replicas):
+            self._tell_end(child, "the gateway" if child is gateway else f"replica {child.name}", stopping)
+        ready = [replica for replica in replicas if replica.state is State.READY]
+        new = [replica for replica in ready if self._told_ready.get(replica.name) != replica.starts]
+        for count, replica in enumerate(new, len(ready) - len(new) + 1):
+            self._told_ready[replica.name] = replica.starts
+            self.say(words.ready(f"replica {replica.name}", replica.start_seconds, count, len(replicas)))
+
+    def tell_stopping(self, in_flight: int | None, seconds_left: float) -> None:
+        """Say every second how long what is in flight still has."""
+        if in_flight != 0 and seconds_left <= self._told_stopping - 1:
+            self._told_stopping = seconds_left
+            self.say(words.stopping(in_flight, seconds_left))
+
+    def _tell_end(self, child: Child, name: str, stopping: bool) -> None:
+        ends = child.observed.ends
+        if not ends or self._told_end.get(child.name) is ends[-1]:
+            return
+        self._told_end[child.name] = ends[-1]
+        if stopping or child.observed.stop is not None:
+            return
+        at = plan.start_at(ends, child.limits)
+        if at is None:
+            self.say(words.stays_down(name, ends[-1], child.last_lines()))
+        else:
+            self.say(words.ended(name, ends[-1], max(0.0, round(at - time.monotonic(), 1))))

@@ -1,0 +1,101 @@
+"""Everything that the supervisor says to people: in the terminal, and through the gateway to waiting clients.
+
+Pure: it is told what happened and makes the sentences.
+"""
+
+import itertools
+import shlex
+from collections.abc import Sequence
+from typing import Final
+
+from dp_vllm import __version__
+from dp_vllm.local.deployment import Deployment, Listen
+from dp_vllm.local.plan import End
+
+_LAST_LINES: Final = 10
+_CHAT: Final = "/v1/chat/completions"
+
+
+def greeting(deployment: Deployment) -> str:
+    """What is being started, where it will answer, and a command to try it with."""
+    count = len(deployment.replicas)
+    lines = [
+        f"dp-vllm {__version__}: {deployment.model}, {count} {'replica' if count == 1 else 'replicas'}, "
+        f"engine {deployment.engine}",
+        "",
+        *(f"  replica {each.name:<3} GPU {', '.join(each.gpus)}" for each in deployment.replicas if each.gpus),
+        f"  endpoint    {deployment.listen.url}{'' if deployment.listen.uds else '/v1'}",
+        f"  logs        {deployment.directory.logs}",
+        "",
+        *_example(deployment),
+        "",
+        "  Ctrl-C ends everything.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _example(deployment: Deployment) -> list[str]:
+    body = f'{{"model": "{_served_name(deployment)}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    key = " -H 'Authorization: Bearer YOUR-KEY'" if "--api-key-file" in deployment.gateway.argv else ""
+    return [
+        f"  curl {_curl_target(deployment.listen)} -H 'Content-Type: application/json'{key} \\",
+        f"    -d {shlex.quote(body)}",
+    ]
+
+
+def _curl_target(listen: Listen) -> str:
+    if listen.uds is None:
+        return listen.url + _CHAT
+    return f"--unix-socket {shlex.quote(str(listen.uds))} {'https' if listen.tls else 'http'}://localhost{_CHAT}"
+
+
+def _served_name(deployment: Deployment) -> str:
+    argv = deployment.replicas[0].command.argv
+    for word, following in itertools.pairwise(argv):
+        if word == "--served-model-name":
+            return following
+        if word.startswith("--served-model-name="):
+            return word.partition("=")[2]
+    return deployment.model
+
+
+def ready(name: str, seconds: float, count: int, total: int) -> str:
+    return f"ready: {count} of {total} ({name} after {seconds:.1f} s)"
+
+
+def ended(name: str, end: End, restart_seconds: float) -> str:
+    when = f"in {restart_seconds:g} s" if restart_seconds else "at once"
+    return f"{name} ended ({end}); it is started again {when}"
+
+
+def stays_down(name: str, end: End, lines: Sequence[str]) -> str:
+    """With the program's last lines, because they scrolled away long ago among those of the others."""
+    last = "".join(f"\n    {line}" for line in lines[-_LAST_LINES:])
+    return f"{name} stays down, it failed several times in the same way ({end})" + (f":{last}" if last else "")
+
+
+def stopping(in_flight: int | None, seconds_left: float) -> str:
+    """`in_flight` is None if the gateway does not say."""
+    what = "requests" if in_flight is None else "1 request" if in_flight == 1 else f"{in_flight} requests"
+    return f"stopping: {what} in flight, {max(0, round(seconds_left))} s left (Ctrl-C again ends everything at once)"
+
+
+NOTHING_CAME_UP: Final = "no replica came up, so there is nothing to serve"
+NOTHING_IS_LEFT: Final = "all replicas stay down, so there is nothing left to serve"
+NO_GATEWAY: Final = "the gateway does not come up, so nothing can be served"
+KILLING: Final = "killing what is left"
+STOPPED: Final = "stopped"
+
+
+def for_clients_starting(name: str, progress: str) -> str:
+    return f"{name} is starting ({progress})" if progress else f"{name} is starting"
+
+
+def for_clients_stopped(name: str) -> str:
+    return f"{name} was told to end"
+
+
+def for_clients_down(name: str, end: End | None, *, for_good: bool) -> str:
+    how = f" ({end})" if end else ""
+    return f"{name} stays down{how}" if for_good else f"{name} ended{how} and is started again"
