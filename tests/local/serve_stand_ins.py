@@ -1,7 +1,7 @@
 """Serves a deployment of stand-ins: `serve_stand_ins.py BASE PORT SHUTDOWN_SECONDS GATEWAY_FLAGS ENGINE_FLAGS...`.
 
-Each of the flags is one word, as a shell would read it; `exec ...` puts a command in the stand-in engine's place. BASE gets
-the run's directory and the logs.
+Each of the flags is one word, as a shell would read it; `exec ...` puts a command in the stand-in engine's place. BASE
+gets the run's directory and the logs.
 """
 
 import shlex
