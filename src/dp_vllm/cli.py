@@ -40,9 +40,9 @@ def serve(words: tuple[str, ...]) -> int:
     if request.dry_run:
         (show.print_json if request.json else show.print_deployment)(request.deployment)
         return 0
-    from dp_vllm.local import supervisor
+    from dp_vllm.local.supervisor import serve as run
 
-    return supervisor.serve(request.deployment)
+    return run(request.deployment)
 
 
 @commands.command(cls=_Verbatim, short_help="The gateway alone, before engines that somebody else started.")

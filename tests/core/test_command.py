@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dp_vllm.engine.command import SIM, Command, Engine, Order, Sizes, replica_command, vllm
+from dp_vllm.engine.flags import vllm_flags
 from dp_vllm.engine.version import Version
 
 ENGINE = vllm(Path("/venv/bin/vllm"), Version("0.32.0"), {})
@@ -48,6 +49,13 @@ def test_the_config_file_stands_behind_the_model_as_two_words() -> None:
     told = replica_command(order("--seed", "1", config=Path("/run/engine.yaml")), "unix:/s", (), {}).argv
 
     assert told[2:7] == ("org/model", "--config", "/run/engine.yaml", "--seed", "1")
+
+
+def test_every_flag_that_an_engine_gets_from_us_is_one_of_vllms() -> None:
+    told = replica_command(order(sizes=Sizes(2, 2, 2), config=Path("/c")), "unix:/s", (), {}).argv
+
+    known = {flag.name for flag in vllm_flags()}
+    assert {word for word in told if word.startswith("--")} <= known
 
 
 def test_what_the_user_set_is_not_set_again() -> None:

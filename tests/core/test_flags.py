@@ -1,8 +1,10 @@
 """How `vllm serve` command lines are read, held against Python's argparse, which vLLM's parser is made of."""
 
 import argparse
+import functools
 from typing import TypeAlias
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +49,7 @@ def seen_by_argparse(words: list[str]) -> list[Seen]:
     return seen
 
 
+@functools.cache
 def abbreviations(spelling: str) -> list[str]:
     """Every beginning of a long spelling that stands for no other."""
     beginnings = [spelling[:end] for end in range(3, len(spelling))]
@@ -71,6 +74,7 @@ def typed_flags(draw: st.DrawFn) -> list[str]:
     return [spelling, *draw(st.lists(VALUES, min_size=least, max_size=most))]
 
 
+@hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 @given(st.lists(typed_flags(), max_size=6))
 def test_flags_are_read_as_argparse_reads_them(flags: list[list[str]]) -> None:
     words = [word for flag in flags for word in flag]
@@ -89,6 +93,7 @@ WORDS = st.one_of(
 )
 
 
+@hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 @given(st.lists(WORDS, max_size=12))
 def test_no_word_is_lost_or_changed(words: list[str]) -> None:
     assert [word for item in FLAGS.read(words) for word in item.words] == words

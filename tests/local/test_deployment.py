@@ -1,5 +1,6 @@
 """From the words of a command line to everything that is to run."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from dp_vllm.errors import BadSettings, DpVllmError, UserError
 from dp_vllm.local import command_line
 from dp_vllm.local.deployment import Deployment, Listen
+from dp_vllm.local.flags.settings import SETTINGS
 
 
 def deployed(tmp_path: Path, *words: str, **environ: str) -> Deployment:
@@ -60,6 +62,30 @@ def test_the_gateway_is_told_where_everything_is(tmp_path: Path) -> None:
         *("--endpoints-file", f"{run}/endpoints.json", "--admin-socket", f"{run}/admin.sock"),
         *("--root-path", "/m"),
     )
+
+
+def test_the_gateway_knows_every_word_that_it_is_told(tmp_path: Path) -> None:
+    certificate = tmp_path / "certificate"
+    certificate.write_text("")
+    values = {"PATH": str(certificate), "JSON": '["*"]', "LIST": "ALL", "0|1|2": "1", "text|json": "json"}
+    told = [setting for setting in SETTINGS.values() if setting.gateway and setting.name != "--root-path"]
+    words = ["--root-path", "/m", "--no-access-log"]
+    for setting in told:
+        value = values.get(setting.value, "round-robin" if setting.name == "--policy" else "7")
+        words += [setting.name, value] if setting.value else [setting.name] if setting.default == "no" else []
+
+    gateway = deployed(tmp_path, "m", "--engine", "sim", *words).gateway
+
+    assert {setting.name for setting in told if setting.default != "yes"} <= set(gateway.argv)
+    subprocess.run([*gateway.argv, "--help"], check=True, capture_output=True, timeout=30)
+
+
+def test_no_variable_sets_the_gateway_behind_the_command_lines_back(tmp_path: Path) -> None:
+    environ = {"DP_VLLM_GATEWAY_PORT": "tcp://10.0.0.1:80", "DP_VLLM_API_KEY": "a", "VLLM_LOGGING_LEVEL": "DEBUG"}
+
+    gateway = deployed(tmp_path, "m", "--engine", "sim", **environ).gateway
+
+    assert gateway.unset == ("DP_VLLM_API_KEY", "DP_VLLM_GATEWAY_PORT")
 
 
 def test_keys_go_to_the_gateway_in_a_file_and_to_nobody_else(tmp_path: Path) -> None:

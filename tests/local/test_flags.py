@@ -1,8 +1,10 @@
 """Which words are the endpoint's and which the engine's."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
+import hypothesis
 import pytest
 import yaml
 from hypothesis import given
@@ -59,8 +61,16 @@ VALUES = {
     "--allowed-methods": "[]",
     "--allowed-headers": "[]",
     "--policy": "round-robin",
+    "--root-path": "/m",
     "--log-format": "json",
 }
+
+
+@functools.cache
+def abbreviations(spelling: str) -> tuple[str, ...]:
+    """The spelling, and every beginning of it that no other flag has."""
+    beginnings = [spelling[:end] for end in range(4, len(spelling))]
+    return (spelling, *(one for one in beginnings if sum(other.startswith(one) for other in FLAGS.spellings) == 1))
 
 
 @st.composite
@@ -70,12 +80,7 @@ def our_flags(draw: st.DrawFn) -> tuple[Setting, list[str]]:
     setting = SETTINGS[draw(st.sampled_from(names))]
     spelling = draw(st.sampled_from(setting.flag.spellings))
     if spelling.startswith("--"):
-        alone = [
-            end
-            for end in range(4, len(spelling))
-            if sum(other.startswith(spelling[:end]) for other in FLAGS.spellings) == 1
-        ]
-        spelling = spelling[: draw(st.sampled_from([*alone, len(spelling)]))]
+        spelling = draw(st.sampled_from(abbreviations(spelling)))
         if draw(st.booleans()):
             spelling = "--" + spelling[2:].replace("-", "_")
     if setting.takes in (Takes.NOTHING, Takes.SWITCH):
@@ -84,6 +89,7 @@ def our_flags(draw: st.DrawFn) -> tuple[Setting, list[str]]:
     return setting, [f"{spelling}={value}"] if draw(st.booleans()) else [spelling, value]
 
 
+@hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 @given(st.lists(st.one_of(ENGINE_FLAGS.map(lambda words: (None, words)), our_flags()), max_size=8))
 def test_ours_are_caught_in_every_spelling_and_the_engines_stay_as_typed(
     flags: list[tuple[Setting | None, list[str]]],
@@ -187,6 +193,7 @@ def test_the_model_is_found(words: list[str], model: str) -> None:
         (["m", "--shutdown-timeout", "-1"], "--shutdown-timeout: '-1'; allowed are seconds from 0 to 86400"),
         (["m", "--shutdown-timeout", "nan"], "--shutdown-timeout: 'nan'; allowed are seconds from 0 to 86400"),
         (["m", "--policy", "best"], "--policy: 'best'; allowed are least-load, round-robin"),
+        (["m", "--root-path", "m"], "--root-path: 'm'; it begins with /"),
         (["m", "--ssl-cert-reqs", "3"], "--ssl-cert-reqs: '3'; allowed are 0, 1, 2"),
         (
             ["m", "--engine", "sglang"],

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from dp_vllm import names
 from dp_vllm.engine.command import Command, Engine, Order, Sizes, replica_command
 from dp_vllm.errors import BadSettings
 from dp_vllm.local.deployment import Deployment, Listen, Replica
@@ -50,7 +49,8 @@ def arrange(
         _replica(str(number), order, gpus, settings.replica_ports, directory, environ)
         for number, gpus in enumerate(_gpus(settings, engine, visible))
     )
-    listen = Listen(settings.host, settings.port, settings.uds, tls=settings.ssl_certfile is not None)
+    uds = settings.uds.absolute() if settings.uds else None
+    listen = Listen(settings.host, settings.port, uds, tls=settings.ssl_certfile is not None)
     _demand_apart(settings)
     return Deployment(
         model=asked.model,
@@ -110,7 +110,8 @@ def _gateway(settings: Settings, directory: RunDirectory, environ: Mapping[str, 
             *settings.gateway_words,
         ),
         variables={},
-        unset=tuple(name for name in (names.API_KEY_VARIABLE, "VLLM_API_KEY") if name in environ),
+        # Its words say everything; and a Kubernetes Service called dp-vllm-gateway sets DP_VLLM_GATEWAY_PORT=tcp://...
+        unset=tuple(sorted(name for name in environ if name == "VLLM_API_KEY" or name.startswith("DP_VLLM_"))),
     )
 
 

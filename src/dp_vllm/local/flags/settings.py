@@ -160,7 +160,7 @@ ENDPOINT: Final = (
         gateway=True,
     ),
     Setting("--ssl-ciphers", "LIST", "", "ciphers for TLS 1.2 and older", gateway=True),
-    Setting("--root-path", "PATH", "", "path prefix that a proxy in front of us adds", gateway=True),
+    Setting("--root-path", "PATH", "", "path prefix that a proxy in front of us adds", values.root_path, gateway=True),
     Setting(
         "--allowed-origins", "JSON", "[]", "web pages that may use the endpoint (CORS)", values.json_list, gateway=True
     ),
@@ -168,6 +168,14 @@ ENDPOINT: Final = (
     Setting("--allowed-headers", "JSON", '["*"]', "with these headers (CORS)", values.json_list, gateway=True),
     Setting("--allow-credentials", "", "no", "and with cookies (CORS)", gateway=True, takes=_YES_NO),
     Setting("--disable-fastapi-docs", "", "no", "no /docs and no /openapi.json", gateway=True, takes=_YES_NO),
+    Setting(
+        "--allow-unsafe-routes",
+        "",
+        "no",
+        "pass on routes that change one replica of many, like /collective_rpc",
+        gateway=True,
+        takes=_YES_NO,
+    ),
     Setting(
         "--policy",
         "NAME",

@@ -51,6 +51,12 @@ def path(text: str) -> Path:
     return Path(text)
 
 
+def root_path(text: str) -> str:
+    if text and not text.startswith("/"):
+        raise ValueError("it begins with /")
+    return text
+
+
 def json_list(text: str) -> str:
     """The text itself, once it is known to hold a JSON list of strings."""
     try:
