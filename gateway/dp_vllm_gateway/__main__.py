@@ -1,11 +1,13 @@
 """The gateway's command line: `python -m dp_vllm_gateway`, or `dp-vllm gateway`."""
 
 import asyncio
+import dataclasses
 import json
 import logging
 import os
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,17 @@ def _json_list(context: click.Context, parameter: click.Parameter, value: str | 
     if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
         raise click.BadParameter(f"{value!r} is not a JSON list of texts, such as '[\"https://example.org\"]'")
     return tuple(listed)
+
+
+def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
+    """An option for each of `Limits`: `first_byte_seconds` is `--first-byte-seconds`."""
+    for limit in reversed(dataclasses.fields(Limits)):
+        flag = "--" + limit.name.replace("_", "-")
+        kind = click.FloatRange(0, min_open=True) if isinstance(limit.default, float) else click.IntRange(1)
+        unit, said = limit.name.rpartition("_")[2].upper(), limit.metadata["said"]
+        option = click.option(flag, type=kind, default=limit.default, show_default=True, metavar=unit, help=said)
+        command = option(command)
+    return command
 
 
 @click.command(context_settings={"auto_envvar_prefix": "DP_VLLM_GATEWAY", "max_content_width": 100})
@@ -66,6 +79,7 @@ def _json_list(context: click.Context, parameter: click.Parameter, value: str | 
 @click.option("--shutdown-timeout", type=click.FloatRange(0), default=5.0, show_default=True, metavar="SECONDS")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--no-access-log", is_flag=True, help="No line for each request.")
+@_limit_options
 def main(**given: Any) -> None:
     """Balance OpenAI traffic over engines that are already running."""
     try:
@@ -105,7 +119,7 @@ def _config(given: dict[str, Any]) -> GatewayConfig:
         shutdown_timeout_seconds=given["shutdown_timeout"],
         json_log=given["log_format"] == "json",
         access_log=not given["no_access_log"],
-        limits=Limits(),
+        limits=Limits(**{limit.name: given[limit.name] for limit in dataclasses.fields(Limits)}),
     )
 
 

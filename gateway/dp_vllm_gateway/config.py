@@ -2,33 +2,30 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dp_vllm import names
 from dp_vllm_gateway.pick import Policy
+
+
+def _limit(default: Any, said: str) -> Any:
+    """A limit and what the command line says of it, where each is a flag of the same name."""
+    return field(default=default, metadata={"said": said})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """How much and how long. There is no limit on a whole request: a long answer is not an error."""
 
-    max_body_bytes: int = 256 << 20
-    """One request's body; larger is 413."""
-    max_buffered_bytes: int = 1 << 30
-    """All bodies that are held at one time; beyond it 503."""
-    body_idle_seconds: float = 60.0
-    """Between two pieces of a request's body; then 408."""
-    connect_seconds: float = 3.0
-    """To connect to an engine; a vanished address answers nothing."""
-    first_byte_seconds: float = 600.0
-    """Until an answer's first body byte: the queue and the longest prefill fit in. Comments do not count."""
-    chunk_seconds: float = 300.0
-    """Between two pieces of an answer."""
-    write_seconds: float = 60.0
-    """How long a client may take nothing of what was sent to it."""
-    idle_client_seconds: float = 75.0
-    """How long a client's connection may stay open without a request, or with half a request head."""
-    probe_seconds: float = 5.0
-    """Between two looks at an engine; also how long one look may take."""
+    max_body_bytes: int = _limit(256 << 20, "One request's body, or one message of a WebSocket.")
+    max_buffered_bytes: int = _limit(1 << 30, "All bodies that are held at one time; beyond it 503.")
+    body_idle_seconds: float = _limit(60.0, "Between two pieces of a request's body; then 408.")
+    connect_seconds: float = _limit(3.0, "To connect to an engine; a vanished address answers nothing.")
+    first_byte_seconds: float = _limit(600.0, "Until an answer's first body byte: queue and prefill. No comments.")
+    chunk_seconds: float = _limit(300.0, "Between two pieces of an answer.")
+    write_seconds: float = _limit(60.0, "How long a client may take nothing of what was sent to it.")
+    idle_client_seconds: float = _limit(75.0, "A client's connection without a request, or with half a head.")
+    probe_seconds: float = _limit(5.0, "Between two looks at an engine; also how long one look may take.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
