@@ -61,6 +61,13 @@ def test_an_end_after_a_long_ready_time_begins_a_new_row() -> None:
     assert ends_after(row, crashed(500, ready_seconds=300), ENGINE) == (crashed(500, 300),)
 
 
+def test_what_a_program_said_itself_is_not_for_clients() -> None:
+    assert str(End(1, None, "exit status 1", last_line="ValueError: SECRET")) == "exit status 1: ValueError: SECRET"
+    assert End(1, None, "exit status 1", last_line="ValueError: SECRET").for_clients == "exit status 1"
+    known = End(1, None, "exit status 1", "the disk is full", "OSError: 28")
+    assert str(known) == known.for_clients == "exit status 1: the disk is full"
+
+
 def test_failures_that_differ_in_numbers_alone_are_the_same() -> None:
     ends = tuple(failed(at, f"(EngineCore pid={4000 + at}) tried to allocate {at}.5 GiB") for at in (1, 2, 3))
     assert stays_down(ends, ENGINE)

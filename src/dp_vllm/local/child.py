@@ -135,7 +135,7 @@ class Child:
                 how = await self._until_its_end(self._running)
                 lines = self.last_lines()
                 # Whom a signal ended had no last word.
-                self._note_end(str(how), self._keep.cause(lines) or (_last(lines) if how.code is not None else ""))
+                self._note_end(str(how), self._keep.cause(lines), _last(lines) if how.code is not None else "")
         except OSError as error:
             self._note_end("it cannot be started", str(error))
         finally:
@@ -162,10 +162,10 @@ class Child:
         self.was_ready = True
         self._changed()
 
-    def _note_end(self, how: str, cause: str) -> None:
+    def _note_end(self, how: str, cause: str, last_line: str = "") -> None:
         now = time.monotonic()
         ready_at = self.observed.ready_at
-        end = End(now, None if ready_at is None else now - ready_at, how, cause)
+        end = End(now, None if ready_at is None else now - ready_at, how, cause, last_line)
         ends = plan.ends_after(self.observed.ends, end, self.limits)
         self._alive = False
         self.observed = replace(self.observed, ready_at=None, ends=ends)
@@ -173,4 +173,6 @@ class Child:
 
 
 def _last(lines: Sequence[str]) -> str:
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")[:_LONGEST]
+    """The last line with words in it, without the rules that a trace of grouped errors draws around it."""
+    stripped = (line.strip(" |+-") for line in reversed(lines))
+    return next((line for line in stripped if any(map(str.isalpha, line))), "")[:_LONGEST]

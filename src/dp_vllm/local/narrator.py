@@ -16,6 +16,8 @@ class Narrator:
         self._told_ready: dict[str, int] = {}
         """The start of each child that was last said to be ready."""
         self._told_end: dict[str, plan.End] = {}
+        self._told_down: list[plan.End] = []
+        """After what those ended that stay down."""
         self._told_stopping = float("inf")
         """The seconds left that were last said."""
 
@@ -31,7 +33,7 @@ class Narrator:
 
     def tell_stopping(self, in_flight: int | None, seconds_left: float) -> None:
         """Say every second how long what is in flight still has."""
-        if in_flight != 0 and seconds_left <= self._told_stopping - 1:
+        if in_flight != 0 and 0 < seconds_left <= self._told_stopping - 1:
             self._told_stopping = seconds_left
             self.say(words.stopping(in_flight, seconds_left))
 
@@ -44,6 +46,9 @@ class Narrator:
             return
         at = plan.start_at(ends, child.limits)
         if at is None:
-            self.say(words.stays_down(name, ends[-1], child.last_lines()))
+            # Replicas often fail for one and the same reason: its last lines once are enough.
+            known = any(ends[-1].looks_like(end) for end in self._told_down)
+            self.say(words.stays_down(name, ends[-1], [] if known else child.last_lines()))
+            self._told_down.append(ends[-1])
         else:
             self.say(words.ended(name, ends[-1], max(0.0, round(at - time.monotonic(), 1))))

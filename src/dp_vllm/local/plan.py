@@ -7,6 +7,9 @@ what was observed of them, and every time in it is a reading of the same monoton
 import enum
 import re
 from dataclasses import dataclass
+from typing import Final
+
+_NUMBER: Final = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +41,21 @@ class End:
     how: str
     """`exit status 1`, `killed by SIGKILL`."""
     cause: str = ""
-    """The likely cause, or the last thing it said."""
+    """The likely cause, if one is known."""
+    last_line: str = ""
+    """The last thing it said: for the one who started it, not for clients."""
 
     def __str__(self) -> str:
-        return f"{self.how}: {self.cause}" if self.cause else self.how
+        return ": ".join(filter(None, (self.how, self.cause or self.last_line)))
+
+    @property
+    def for_clients(self) -> str:
+        """Without words of the program's own, which could hold anything."""
+        return ": ".join(filter(None, (self.how, self.cause)))
+
+    def looks_like(self, other: "End") -> bool:
+        """Whether they differ at most in the pids, times and sizes that differ from one start to the next."""
+        return _NUMBER.sub("#", str(self)) == _NUMBER.sub("#", str(other))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +132,6 @@ def ends_after(ends: tuple[End, ...], end: End, limits: Limits) -> tuple[End, ..
 def stays_down(ends: tuple[End, ...], limits: Limits) -> bool:
     """Whether starting again is pointless: the last starts failed, and all in the same way."""
     last = ends[-limits.same_failures :]
-    failed = len(last) == limits.same_failures and all(end.ready_seconds is None for end in last)
-    return failed and len({_looks(end) for end in last}) == 1
-
-
-def _looks(end: End) -> str:
-    """Without the pids, times and sizes that differ from one start to the next."""
-    return re.sub(r"\d+", "#", str(end))
+    return len(last) == limits.same_failures and all(
+        end.ready_seconds is None and end.looks_like(last[0]) for end in last
+    )

@@ -72,7 +72,7 @@ def ended(name: str, end: End, restart_seconds: float) -> str:
 def stays_down(name: str, end: End, lines: Sequence[str]) -> str:
     """With the program's last lines, because they scrolled away long ago among those of the others."""
     last = "".join(f"\n    {line}" for line in lines[-_LAST_LINES:])
-    return f"{name} stays down, it failed several times in the same way ({end})" + (f":{last}" if last else "")
+    return f"{name} stays down, it failed several times in the same way ({end}){':' if last else ''}{last}"
 
 
 def stopping(in_flight: int | None, seconds_left: float) -> str:
@@ -97,5 +97,5 @@ def for_clients_stopped(name: str) -> str:
 
 
 def for_clients_down(name: str, end: End | None, *, for_good: bool) -> str:
-    how = f" ({end})" if end else ""
+    how = f" ({end.for_clients})" if end else ""
     return f"{name} stays down{how}" if for_good else f"{name} ended{how} and is started again"
