@@ -78,7 +78,7 @@ def test_a_value_that_is_not_allowed_is_one_line_and_status_2() -> None:
     told = serve("m", "--port", "x")
 
     assert (told.returncode, told.stdout) == (2, "")
-    assert told.stderr == "dp-vllm: --port: 'x'; allowed are ports from 1 to 65535\n"
+    assert told.stderr == "dp-vllm: --port: 'x' is not allowed; allowed are ports from 1 to 65535\n"
 
 
 def test_what_cannot_be_done_is_one_line_and_status_1(tmp_path: Path) -> None:

@@ -186,31 +186,38 @@ def test_the_model_is_found(words: list[str], model: str) -> None:
             ["m", "--model", "n"],
             "one MODEL is served, not both 'm' and 'n'; if one of them is a flag's value, write --flag=VALUE",
         ),
-        (["m", "-dp", "0"], "-dp: '0'; allowed are whole numbers from 1 on"),
-        (["m", "-dp", "x"], "-dp: 'x'; allowed are whole numbers from 1 on"),
-        (["m", "--port", "99999"], "--port: '99999'; allowed are ports from 1 to 65535"),
+        (["m", "-dp", "0"], "-dp: '0' is not allowed; allowed are whole numbers from 1 on"),
+        (["m", "-dp", "x"], "-dp: 'x' is not allowed; allowed are whole numbers from 1 on"),
+        (["m", "--port", "99999"], "--port: '99999' is not allowed; allowed are ports from 1 to 65535"),
         (["m", "--port"], "--port needs a value; one that begins with '-' is written --port=VALUE"),
-        (["m", "--shutdown-timeout", "-1"], "--shutdown-timeout: '-1'; allowed are seconds from 0 to 86400"),
-        (["m", "--shutdown-timeout", "nan"], "--shutdown-timeout: 'nan'; allowed are seconds from 0 to 86400"),
-        (["m", "--policy", "best"], "--policy: 'best'; allowed are least-load, round-robin"),
-        (["m", "--root-path", "m"], "--root-path: 'm'; it begins with /"),
-        (["m", "--ssl-cert-reqs", "3"], "--ssl-cert-reqs: '3'; allowed are 0, 1, 2"),
+        (
+            ["m", "--shutdown-timeout", "-1"],
+            "--shutdown-timeout: '-1' is not allowed; allowed are seconds from 0 to 86400",
+        ),
+        (
+            ["m", "--shutdown-timeout", "nan"],
+            "--shutdown-timeout: 'nan' is not allowed; allowed are seconds from 0 to 86400",
+        ),
+        (["m", "--policy", "best"], "--policy: 'best' is not allowed; allowed are least-load, round-robin"),
+        (["m", "--root-path", "m"], "--root-path: 'm' is not allowed; it begins with /"),
+        (["m", "--ssl-cert-reqs", "3"], "--ssl-cert-reqs: '3' is not allowed; allowed are 0, 1, 2"),
         (
             ["m", "--engine", "sglang"],
-            "--engine: 'sglang'; allowed are vllm, sim, and the path of another vLLM's executable, "
+            "--engine: 'sglang' is not allowed; allowed are vllm, sim, and the path of another vLLM's executable, "
             "like /opt/venv/bin/vllm",
         ),
         (
             ["m", "--allowed-origins", "*"],
-            "--allowed-origins: '*'; a JSON list of strings is needed, like '[\"https://example.org\"]'",
+            "--allowed-origins: '*' is not allowed; a JSON list of strings is needed, like '[\"https://example.org\"]'",
         ),
         (
             ["m", "--device-ids", "0,GPU-1"],
-            "--device-ids: '0,GPU-1'; allowed are GPU indexes like 2,3, or UUIDs like GPU-5f0c1a52,GPU-77d1b0c4",
+            "--device-ids: '0,GPU-1' is not allowed; allowed are GPU indexes like 2,3, "
+            "or UUIDs like GPU-5f0c1a52,GPU-77d1b0c4",
         ),
-        (["m", "--device-ids", "0,0"], "--device-ids: '0,0'; each GPU may be named once"),
+        (["m", "--device-ids", "0,0"], "--device-ids: '0,0' is not allowed; each GPU may be named once"),
         (["m", "--dry-run=yes"], "--dry-run: 'yes' is too much, it takes no value"),
-        (["m", "--uds="], "--uds: ''; a path is needed"),
+        (["m", "--uds="], "--uds: '' is not allowed; a path is needed"),
         (
             ["m", "--api-key", ""],
             "--api-key: a key has at least one character, and neither blanks nor control characters",
@@ -429,7 +436,7 @@ class TestConfigFile:
     @pytest.mark.parametrize(
         ("text", "sentence"),
         [
-            ("port: x", "port in {}: 'x'; allowed are ports from 1 to 65535"),
+            ("port: x", "port in {}: 'x' is not allowed; allowed are ports from 1 to 65535"),
             ("port: [1, 2]", "port in {}: one value is needed, not 2"),
             ("port: true", "port in {} needs a value"),
             ("config: x.yaml", "config in {}: a --config file cannot name another one"),

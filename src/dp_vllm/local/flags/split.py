@@ -122,6 +122,7 @@ def _settings(given: Iterable[_Given], environ: Mapping[str, str]) -> Settings:
         if setting.gateway:
             gateway[name] = _gateway_words(one.item)
     settings = Settings(**fields, gateway_words=tuple(word for words in gateway.values() for word in words))
+    _demand_whole(settings)
     return _with_keys(settings, environ)
 
 
@@ -156,7 +157,7 @@ def _read(one: _Given, value: str) -> Any:
     try:
         return setting.read(value)
     except ValueError as error:
-        shown = "" if setting.secret else f" {value!r};"
+        shown = "" if setting.secret else f" {value!r} is not allowed;"
         raise BadSettings(f"{one.source}:{shown} {error}") from error
 
 
@@ -172,11 +173,15 @@ def _gateway_words(item: Typed) -> tuple[str, ...]:
     return (f"{setting.name}={value}",) if value.startswith("-") else (setting.name, value)
 
 
-def _with_keys(settings: Settings, environ: Mapping[str, str]) -> Settings:
+def _demand_whole(settings: Settings) -> None:
     if settings.ssl_keyfile and not settings.ssl_certfile:
         raise BadSettings("--ssl-keyfile: a key without its certificate; add --ssl-certfile PATH")
     if settings.api_key and settings.api_key_file:
         raise BadSettings("--api-key and --api-key-file: give one of them; the file can hold all keys")
+
+
+def _with_keys(settings: Settings, environ: Mapping[str, str]) -> Settings:
+    """The settings with the keys of the environment, if no others were given."""
     if settings.api_key or settings.api_key_file:
         return settings
     for variable in (names.API_KEY_VARIABLE, "VLLM_API_KEY"):
