@@ -50,3 +50,11 @@ test: setup ## every test that this machine can run, and what it could not
 .PHONY: test-vllm
 test-vllm: setup ## the tests with the real vLLM on this machine's CPU (installed once, 6 GB in ~/.cache)
 	@$(BIN)/python tests/vllm/run.py
+
+.PHONY: test-docker
+test-docker: setup ## the tests of the images, in a real Docker engine (as root one is started if none runs)
+	@PYTHONPATH=tests $(BIN)/python -m docker.run
+
+.PHONY: images
+images: setup ## build the Docker images
+	@PYTHONPATH=tests $(BIN)/python -m docker.run images

@@ -1,0 +1,97 @@
+"""What is taken from Debian where no Docker engine and no registry can be reached: the engine's programs, and a root
+file system with Python for images to stand on.
+
+Both are kept in a folder of the user's cache. Nothing is installed: packages are only unpacked.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dp-vllm" / "docker"
+
+_RELEASE: Final = "bookworm"
+_PACKAGES: Final = ("docker.io", "debootstrap", "iptables")
+_PYTHON_PACKAGES: Final = ("python3", "python3-pip", "ca-certificates")
+_NOT_NEEDED: Final = ("./var/cache/apt", "./var/lib/apt/lists", "./usr/share/doc", "./usr/share/man", "./dev")
+_SECONDS: Final = 300.0
+
+
+class Failed(Exception):
+    """A program that prepares the engine failed; the message is one line for people."""
+
+
+def environment() -> dict[str, str]:
+    """Variables with which the unpacked programs find each other, their libraries and their data."""
+    root = _programs()
+    (libraries,) = (root / "usr/lib").glob("*-linux-gnu")
+    return {
+        "PATH": f"{root}/usr/sbin:{root}/usr/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LD_LIBRARY_PATH": str(libraries),
+        "XTABLES_LIBDIR": str(libraries / "xtables"),
+        "DEBOOTSTRAP_DIR": str(root / "usr/share/debootstrap"),
+    }
+
+
+def python_root() -> Path:
+    """A tar file with a minimal Debian that has `python3` and pip. Made once, in about 40 s."""
+    archive = CACHE / f"{_RELEASE}-python.tar"
+    if not archive.exists():
+        with _folder() as folder:
+            words = ("--variant=minbase", f"--include={','.join(_PYTHON_PACKAGES)}", _RELEASE, f"{folder}/root")
+            _run("debootstrap", *words, variables=environment())
+            excluded = (f"--exclude={path}/*" for path in _NOT_NEEDED)
+            _run("tar", "-C", f"{folder}/root", "-cf", f"{folder}/root.tar", "--numeric-owner", *excluded, ".")
+            Path(folder, "root.tar").rename(archive)
+    return archive
+
+
+def _programs() -> Path:
+    """The folder into which the engine's packages, and those of their dependencies that are missing, are unpacked."""
+    root = CACHE / "programs"
+    if not root.exists():
+        with _folder() as folder:
+            for package in _downloaded(Path(folder)):
+                _run("dpkg", "-x", str(package), f"{folder}/root")
+            # What Debian's alternatives system does when the package is installed.
+            Path(folder, "root/usr/sbin/iptables").symlink_to("xtables-nft-multi")
+            Path(folder, "root").rename(root)
+    return root
+
+
+def _downloaded(folder: Path) -> list[Path]:
+    """The packages, by a package list and a download folder of our own: the machine's stay as they are."""
+    for part in ("lists/partial", "cache/archives/partial"):
+        (folder / part).mkdir(parents=True)
+    apt = ("apt-get", "-qq", "-o", f"Dir::State::Lists={folder}/lists", "-o", f"Dir::Cache={folder}/cache")
+    _run(*apt, "-o", "Debug::NoLocking=1", "update")
+    _run(*apt, "-o", "Debug::NoLocking=1", "install", "-y", "--no-install-recommends", "--download-only", *_PACKAGES)
+    return sorted((folder / "cache/archives").glob("*.deb"))
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=CACHE, prefix="making-")
+
+
+def _run(*command: str, variables: Mapping[str, str] | None = None) -> None:
+    program = shutil.which(command[0], path=(variables or os.environ).get("PATH"))
+    if program is None:
+        raise Failed(f"{command[0]} is not here")
+    done = subprocess.run(
+        [program, *command[1:]],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=_SECONDS,
+        env={**os.environ, "LC_ALL": "C.UTF-8", **(variables or {})},
+    )
+    if done.returncode:
+        last = (done.stdout.strip().splitlines() or ["it said nothing"])[-1]
+        raise Failed(f"{command[0]} ended with {done.returncode}: {last}")

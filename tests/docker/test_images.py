@@ -1,0 +1,73 @@
+"""What is in the images, and what is not."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from docker.engine import Engine
+from docker.images import ROOT, TARGETS, tag, version
+
+pytestmark = pytest.mark.docker
+
+SLIM = ("gateway", "sim", "operator")
+
+INSTALLED = """
+from importlib.metadata import distributions
+print(*(f"{one.name}=={one.version}".lower().replace("_", "-") for one in distributions()))
+"""
+
+
+def config(docker: Engine, target: str) -> Any:
+    return json.loads(docker.run("image", "inspect", "--format", "{{json .Config}}", tag(target)))
+
+
+def installed(docker: Engine, target: str) -> set[str]:
+    options = ("--rm", "--network=none", "--entrypoint=/opt/dp-vllm/bin/python")
+    return set(docker.run("run", *options, tag(target), "-I", "-c", INSTALLED).split())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_is_installed_is_what_the_lock_says(docker: Engine, target: str) -> None:
+    locked = set(re.findall(r"^([\w.-]+==[\w.]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    ours = f"dp-vllm=={version()}"
+    found = installed(docker, target)
+    assert ours in found
+    assert found - {ours} <= locked
+
+
+@pytest.mark.parametrize("target", SLIM)
+def test_slim_images_have_no_engine_and_only_the_operator_has_kubernetes(docker: Engine, target: str) -> None:
+    names = {one.partition("==")[0] for one in installed(docker, target)}
+    assert not names & {"vllm", "torch", "pip", "pytest"}
+    assert ("kubernetes" in names) == (target == "operator")
+
+
+@pytest.mark.parametrize("target", SLIM)
+def test_slim_images_run_as_a_number_that_is_not_root(docker: Engine, target: str) -> None:
+    assert config(docker, target)["User"] == "65532:65532"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_labels_say_what_an_image_is(docker: Engine, target: str) -> None:
+    labels = config(docker, target)["Labels"]
+    assert labels["org.opencontainers.image.version"] == version()
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert labels["org.opencontainers.image.title"].startswith("dp-vllm")
+    assert labels["org.opencontainers.image.description"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_nothing_of_the_build_stays_in_an_image(docker: Engine, target: str) -> None:
+    places = "/run/secrets/* /root/.cache/uv/* /root/.cache/pip/* /mnt/* /build/* /opt/uv"
+    options = ("--rm", "--user=0", "--network=none", "--entrypoint=sh")
+    found = docker.run("run", *options, tag(target), "-c", f"ls -d {places} || :")
+    assert found == ""
+
+
+def test_the_operator_image_says_that_there_is_no_operator_yet(docker: Engine) -> None:
+    options = ("--rm", "--read-only", "--network=none")
+    assert docker.run("run", *options, tag("operator"), "--version") == f"dp-vllm-operator {version()}"
+    done = docker.ended("run", *options, tag("operator"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no operator yet" in done.stderr
