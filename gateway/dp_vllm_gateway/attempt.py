@@ -8,14 +8,15 @@ again.
 import asyncio
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from dp_vllm.engine import answers
 from dp_vllm.engine.routes import Dialect
 from dp_vllm_gateway import judge, sse
+from dp_vllm_gateway.call import Call
 from dp_vllm_gateway.config import Limits
 from dp_vllm_gateway.headers import Returning, returning
+from dp_vllm_gateway.pool import Lease
 from dp_vllm_gateway.relay import Relay
 from dp_vllm_gateway.retry import Failure
 from dp_vllm_gateway.upstream import Connection, Garbage, Headers, UpstreamError
@@ -24,8 +25,7 @@ HOLD_BYTES: Final = 1 << 20
 """Answers are held whole up to this size; a single event is too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Whole:
+class Whole(NamedTuple):
     """A complete answer, of which the client has nothing yet."""
 
     status: int
@@ -33,8 +33,7 @@ class Whole:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(NamedTuple):
     """No answer, and the client has nothing yet."""
 
     failure: Failure
@@ -54,66 +53,44 @@ Outcome = Whole | Failed | Passed
 class Attempt:
     """Listens to one exchange (see `upstream.Exchange`) and writes to one client."""
 
-    __slots__ = (
-        "_committed",
-        "_connection",
-        "_dialect",
-        "_extra",
-        "_first",
-        "_head",
-        "_held",
-        "_last",
-        "_limits",
-        "_loop",
-        "_on_answer",
-        "_outcome",
-        "_paused_at",
-        "_relay",
-        "_seen_end",
-        "_since",
-        "_status",
-        "_suspect",
-        "_tail",
-        "_take",
-        "_until_eof",
-        "_wake",
-        "chunks",
-    )
-
     _take: Callable[[bytes, bool], None]
     _head: Returning
+    _outcome: Outcome | None = None
+    _committed = False
+    """A byte of the answer has been passed on."""
+    _until_eof = False
+    _seen_end = False
+    _paused_at = 0.0
+    _tail = b""
+    """The beginning of an event that is still to come."""
+    status = 0
+    """The answer's status; 0 before its head."""
+    first = b""
+    """The first event that was passed on."""
+    last = b""
+    """The end of what was passed on, as far as usage is told there."""
 
     def __init__(
         self,
         connection: Connection,
         relay: Relay,
+        lease: Lease,
+        call: Call,
         dialect: Dialect,
+        answer_lines: bytes,
         limits: Limits,
-        *,
-        extra_headers: bytes,
-        on_answer: Callable[[], None],
     ) -> None:
         self._connection = connection
         self._relay = relay
+        self._lease = lease
+        self._call = call
         self._dialect = dialect
+        self._answer_lines = answer_lines
         self._limits = limits
-        self._extra = extra_headers
-        self._on_answer = on_answer
-        self._loop = asyncio.get_running_loop()
-        self._wake: asyncio.Future[None] = self._loop.create_future()
-        self._outcome: Outcome | None = None
-        self._since = self._loop.time()
-        self._paused_at = 0.0
-        self._status = 0
-        self._committed = False
+        self._loop = loop = asyncio.get_running_loop()
+        self._wake: asyncio.Future[None] = loop.create_future()
+        self._since = loop.time()
         self._held: list[bytes] = []
-        self._tail = b""
-        self._first = self._last = b""
-        self._seen_end = False
-        self._until_eof = False
-        self._suspect = sse.SUSPECT[dialect]
-        self.chunks = 0
-        """Pieces that were passed on."""
 
     async def finish(self) -> Outcome:
         """Wait for the end of the attempt, and for a client that reads slowly."""
@@ -127,26 +104,11 @@ class Attempt:
             self._wake = self._loop.create_future()
             self._connection.transport.resume_reading()
 
-    @property
-    def status(self) -> int:
-        """The answer's status; 0 before its head."""
-        return self._status
-
-    @property
-    def first(self) -> bytes:
-        """The beginning of what was passed on."""
-        return self._first
-
-    @property
-    def last(self) -> bytes:
-        """The end of what was passed on, as far as usage is told there."""
-        return self._last
-
     # what the connection says
 
     def on_head(self, status: int, headers: Headers, until_eof: bool) -> None:
         """Decide how the body will be looked at."""
-        self._status = status
+        self.status = status
         self._until_eof = until_eof
         self._head = head = returning(headers)
         if head.encoded:
@@ -181,7 +143,7 @@ class Attempt:
             if self._until_eof and not judge.is_json(body):
                 self._fail(Failure.DIED, "the answer was cut")
             else:
-                self._end(Whole(self._status, self._head, body))
+                self._end(Whole(self.status, self._head, body))
         elif sum(map(len, self._held)) > HOLD_BYTES:
             held = b"".join(self._held)
             self._take = self._plain
@@ -193,7 +155,7 @@ class Attempt:
                 return
             self._commit(self._head.length)
         self._since = self._loop.time()
-        self.chunks += 1
+        self._call.chunks += 1
         if complete:
             self._relay.end(data)
             self._end(Passed.COMPLETE)
@@ -215,7 +177,7 @@ class Attempt:
             if kind is sse.Kind.ERROR and answers.is_dead(event):
                 self._fail(Failure.ENGINE_DEAD, "said so in its first event")
                 return
-            self._first = event
+            self.first = event
             break
         else:
             if not complete:
@@ -227,16 +189,16 @@ class Attempt:
 
     def _events(self, data: bytes, complete: bool) -> None:
         self._since = self._loop.time()
-        self.chunks += 1
+        self._call.chunks += 1
         if complete or self._tail or not data.endswith(b"\n\n") or self._suspicious(data):
             self._events_one_by_one(data, complete)
             return
         self._relay.body(data)
-        self._last = data
+        self.last = data
         self._mind_the_client()
 
     def _suspicious(self, data: bytes) -> bool:
-        return any(token in data for token in self._suspect)
+        return any(token in data for token in sse.SUSPECT[self._dialect])
 
     def _events_one_by_one(self, data: bytes, complete: bool) -> None:
         whole, self._tail = sse.split(self._tail + data)
@@ -256,7 +218,7 @@ class Attempt:
                 self._end(Passed.BROKEN)
                 return
             self._seen_end = self._seen_end or kind is sse.Kind.END
-        self._last = self._last[-4096:] + whole
+        self.last = self.last[-4096:] + whole
         if not complete:
             self._relay.body(whole)
             self._mind_the_client()
@@ -271,9 +233,11 @@ class Attempt:
 
     def _commit(self, length: int | None) -> None:
         self._committed = True
-        self._on_answer()
+        self._lease.answering()
+        self._call.answered_at = self._loop.time()
         if not self._relay.begun:
-            self._relay.head(self._status, (*self._head.lines, self._extra), length)
+            answer_lines = (self._answer_lines, self._lease.member.answer_line)
+            self._relay.head(self.status, (*self._head.lines, *answer_lines), length)
 
     def _mind_the_client(self) -> None:
         if self._relay.paused and not self._paused_at:
@@ -287,7 +251,7 @@ class Attempt:
         self._connection.close()
         events = self._take == self._events and not self._relay.ended
         if events:
-            self._relay.end(sse.error_event(self._dialect, message, self._first, self._last))
+            self._relay.end(sse.error_event(self._dialect, message, self.first, self.last))
         else:
             self._relay.cut()
         self._end(Passed.BROKEN)

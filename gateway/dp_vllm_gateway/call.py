@@ -1,22 +1,18 @@
 """What is recorded of one request: what the request line says and the metrics count. Never a prompt or a key."""
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
 _PROMPT: Final = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d+)')
 _COMPLETION: Final = re.compile(rb'"(?:completion|output)_tokens":\s*(\d+)')
 
 
-@dataclass(slots=True)
 class Call:
-    """One request on its way through the gateway; its handler writes it, once it has ended others read it."""
+    """One request on its way through the gateway; its handler writes it, once it has ended others read it.
 
-    id: str
-    method: str
-    path: str
-    began_at: float
-    """The event loop's time, seconds."""
+    Times are the event loop's, in seconds. Values that stay as they are here take no time to set.
+    """
+
     key: str = ""
     """The key's name."""
     model: str = ""
@@ -35,6 +31,12 @@ class Call:
     chunks: int = 0
     broken: bool = False
     """The client has a part of the answer and knows that the rest is missing."""
+
+    def __init__(self, request_id: str, method: str, path: str, began_at: float) -> None:
+        self.id = request_id
+        self.method = method
+        self.path = path
+        self.began_at = began_at
 
     def usage(self, text: bytes) -> None:
         """Take the tokens that an engine counted from the end of its answer, if it says them."""

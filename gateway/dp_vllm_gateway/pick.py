@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, Protocol, TypeVar
 
 PREFILL_TOKENS_PER_SECOND: Final = 15_000.0
 """How fast an engine is taken to read prompts."""
@@ -20,27 +20,45 @@ class Policy(enum.Enum):
     """One after the other."""
 
 
-class View(NamedTuple):
+class Load(Protocol):
     """What one decision sees of an endpoint that may be picked."""
 
-    name: str
-    waiting_tokens: int
-    """Prompt tokens that were given to it and not yet begun to be answered."""
-    sequences: int
-    """Sequences in flight, each to its last byte."""
+    @property
+    def waiting_tokens(self) -> int:
+        """Prompt tokens that were given to it and not yet begun to be answered."""
 
-    def load(self) -> tuple[int, int]:
-        """Expected wait in engine steps, then sequences in flight."""
-        return int(self.waiting_tokens / (PREFILL_TOKENS_PER_SECOND * STEP_SECONDS)), self.sequences
+    @property
+    def sequences(self) -> int:
+        """Sequences in flight, each to its last byte."""
 
 
-def pick(policy: Policy, views: Sequence[View], turn: int) -> View | None:
-    """Choose from `views`, all of them available; None if there are none. Ties take turns."""
-    if not views:
+_STEPS_PER_TOKEN: Final = 1 / (PREFILL_TOKENS_PER_SECOND * STEP_SECONDS)
+
+Candidate = TypeVar("Candidate", bound=Load)
+
+
+def pick(policy: Policy, candidates: Sequence[Candidate], turn: int) -> Candidate | None:
+    """Choose from `candidates`, all of them available; None if there are none. Ties take turns."""
+    if not candidates:
         return None
-    if policy is Policy.ROUND_ROBIN or len(views) == 1:
-        return views[turn % len(views)]
-    loads = [view.load() for view in views]
-    least = min(loads)
-    best = [view for view, load in zip(views, loads, strict=True) if load == least]
+    if policy is Policy.ROUND_ROBIN:
+        return candidates[turn % len(candidates)]
+    best = least(candidates)
     return best[turn % len(best)]
+
+
+def least(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those with the least expected wait, in whole engine steps, and of them those with the fewest sequences."""
+    best: list[Candidate] = []
+    wait = sequences = 0
+    for candidate in candidates:
+        its_wait = int(candidate.waiting_tokens * _STEPS_PER_TOKEN)
+        its_sequences = candidate.sequences
+        if best and (its_wait > wait or (its_wait == wait and its_sequences > sequences)):
+            continue
+        if not best or its_wait < wait or its_sequences < sequences:
+            best = [candidate]
+            wait, sequences = its_wait, its_sequences
+        else:
+            best.append(candidate)
+    return best

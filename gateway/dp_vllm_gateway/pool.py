@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, NamedTuple
 
+from dp_vllm import names
 from dp_vllm.endpoints import Endpoint, EndpointSet, State
 from dp_vllm_gateway.facts import Facts
-from dp_vllm_gateway.pick import PREFILL_TOKENS_PER_SECOND, View
+from dp_vllm_gateway.pick import PREFILL_TOKENS_PER_SECOND
 from dp_vllm_gateway.upstream import Connections
 
 EJECT_SECONDS: Final = 1.0
@@ -44,11 +45,14 @@ class Member:
     connections: Connections
     host: bytes
     """The Host header's value."""
+    answer_line: bytes
+    """The header line that tells a client who answered it."""
     healthy: bool = False
     probed: bool = False
     failed_probes: int = 0
     failed_connections: int = 0
     ejected_until: float = 0.0
+    ejections: int = 0
     sequences: int = 0
     requests: int = 0
     waiting_tokens: int = 0
@@ -112,7 +116,8 @@ class Lease:
         self.answering()
         self.member.requests -= 1
         self.member.sequences -= self._facts.sequences
-        self._pool.left()
+        if self._pool.awaited:
+            self._pool.left()
 
 
 class Pool:
@@ -124,7 +129,10 @@ class Pool:
         self._clock = clock
         self._changed = asyncio.Event()
         self._emptied = asyncio.Event()
-        self._awaited = False
+        self.awaited = False
+        """Somebody waits for the last lease to end."""
+        self._available: list[Member] = []
+        self._ejected = False
         self.several_models = False
         """Whether the endpoints serve different models, so that a request's `model` decides."""
         self.generation = 0
@@ -145,7 +153,7 @@ class Pool:
             present = self._members.get(name)
             if present is None:
                 connections = Connections(endpoint.address, connect_seconds=self._connect_seconds)
-                self._members[name] = Member(endpoint, connections, _host(endpoint.address))
+                self._members[name] = Member(endpoint, connections, _host(endpoint.address), _answer_line(name))
             else:
                 present.endpoint = endpoint
         self.generation = endpoints.generation
@@ -172,36 +180,34 @@ class Pool:
                 member.healthy = False
         self._notify()
 
-    def connected(self, member: Member) -> None:
-        """A request reached the endpoint."""
-        member.failed_connections = 0
-
     def not_connected(self, member: Member) -> None:
         """A request could not reach the endpoint: leave it out for a while."""
         seconds = min(EJECT_SECONDS * 2**member.failed_connections, EJECT_MOST_SECONDS)
         member.failed_connections += 1
         member.ejected_until = self._clock() + seconds
+        member.ejections += 1
+        self._ejected = True
 
     # what a decision sees
 
-    def views(self, facts: Facts, tried: Collection[str] = ()) -> list[View]:
-        """The endpoints that may be picked now for such a request, except those that were tried."""
+    def candidates(self, facts: Facts, tried: Collection[str] = ()) -> list[Member]:
+        """The endpoints that may be picked now for such a request, except those that were tried. To be read only."""
         now = self._clock()
-        views = []
-        for member in self._candidates(now):
-            if member.name in tried or (self.several_models and facts.model not in member.models):
-                continue
+        candidates = self._inside(now) if self._ejected else self._available
+        for member in candidates:
             if member.prefills:
                 self._end_prefills(member, now)
-            views.append(View(member.name, member.waiting_tokens, member.sequences))
-        return views
+        if self.several_models:
+            candidates = [member for member in candidates if facts.model in member.models]
+        if tried:
+            candidates = [member for member in candidates if member.name not in tried]
+        return candidates
 
-    def _candidates(self, now: float) -> list[Member]:
-        available = [member for member in self._members.values() if member.available()]
-        inside = [member for member in available if member.ejected_until <= now]
-        if len(inside) < len(available) * (1 - PANIC_SHARE):
-            return available
-        return inside
+    def _inside(self, now: float) -> list[Member]:
+        """The available endpoints less the ejected ones, unless those are too many to be believed."""
+        inside = [member for member in self._available if member.ejected_until <= now]
+        self._ejected = len(inside) < len(self._available)
+        return self._available if len(inside) < len(self._available) * (1 - PANIC_SHARE) else inside
 
     def members(self) -> list[Member]:
         """All endpoints, available or not, in the order in which they were named."""
@@ -214,7 +220,7 @@ class Pool:
     @property
     def available(self) -> bool:
         """Whether any endpoint may be picked."""
-        return any(member.available() for member in self._members.values())
+        return bool(self._available)
 
     def models(self) -> list[str]:
         """The names of all models that are served."""
@@ -227,35 +233,36 @@ class Pool:
 
     # leases
 
-    def lease(self, name: str, facts: Facts) -> Lease:
+    def lease(self, member: Member, facts: Facts) -> Lease:
         """A place at the endpoint, to be entered with `with`."""
-        return Lease(self, self._members[name], facts)
+        return Lease(self, member, facts)
 
     def begin_prefill(self, member: Member, facts: Facts) -> Prefill:
         """Count a prompt as waiting until its answer begins, or, without a stream, until it should have been read."""
         member.waiting_tokens += facts.tokens
         prefill = Prefill(0.0, facts.tokens)
         if not facts.stream:
-            now = self._clock()
-            begin = max(now, member.prefills[-1].done_at) if member.prefills else now
-            prefill.done_at = begin + facts.tokens / PREFILL_TOKENS_PER_SECOND
+            prefill.done_at = self._clock() + member.waiting_tokens / PREFILL_TOKENS_PER_SECOND
             member.prefills.append(prefill)
         return prefill
 
     def _end_prefills(self, member: Member, now: float) -> None:
-        while member.prefills and member.prefills[0].done_at <= now:
-            done = member.prefills.popleft()
+        prefills = member.prefills
+        while prefills and (not prefills[0].tokens or prefills[0].done_at <= now):
+            done = prefills.popleft()
             member.waiting_tokens -= done.tokens
             done.tokens = 0
 
+    # waiting
+
     def left(self) -> None:
         """A lease ended."""
-        if self._awaited and not self.in_flight:
+        if not self.in_flight:
             self._emptied.set()
 
     async def idle(self) -> None:
         """Wait until no request holds a lease. Once, at the end."""
-        self._awaited = True
+        self.awaited = True
         if self.in_flight:
             await self._emptied.wait()
 
@@ -266,6 +273,7 @@ class Pool:
     def _notify(self) -> None:
         models = {member.models for member in self._members.values() if member.models}
         self.several_models = len(models) > 1
+        self._available = [member for member in self._members.values() if member.available()]
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -276,3 +284,7 @@ def _other_engine(old: Endpoint, new: Endpoint) -> bool:
 
 def _host(address: str) -> bytes:
     return b"localhost" if address.startswith("unix:") else address.encode()
+
+
+def _answer_line(name: str) -> bytes:
+    return f"{names.REPLICA_HEADER}: {name}\r\n".encode()

@@ -4,9 +4,9 @@ pick -> lease -> attempt -> pass on or judge -> again? Each step is decided else
 """
 
 import asyncio
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from dp_vllm.engine.routes import Reach, Route, parameter
+from dp_vllm.engine.routes import Dialect, Reach, Route, parameter
 from dp_vllm_gateway import judge, pick, refusals, retry
 from dp_vllm_gateway.attempt import Attempt, Failed, Outcome, Passed, Whole
 from dp_vllm_gateway.call import Call
@@ -16,12 +16,10 @@ from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.homes import Homes
 from dp_vllm_gateway.pool import Lease, Member, Pool
 from dp_vllm_gateway.relay import Relay
-from dp_vllm_gateway.replies import Refusal
 from dp_vllm_gateway.retry import Failure, Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """A request as it is sent to whichever endpoint: everything but the Host line."""
 
     method: str
@@ -65,31 +63,31 @@ class Proxy:
         replays = 0
         failed: Failed | None = None
         while True:
-            name = self._choose(out, tried, failed)
-            tried.append(name)
+            member = self._choose(out, tried, failed)
+            tried.append(member.name)
             call.attempts += 1
-            call.replica = name
-            with self._pool.lease(name, out.facts) as lease:
+            call.replica = member.name
+            with self._pool.lease(member, out.facts) as lease:
                 outcome = await self._attempt(out, lease, relay, call)
-                failed = self._settle(out, lease, outcome, relay, call)
+                failed = self._settle(out, member, outcome, relay, call)
             if failed is None:
                 return
-            self._allow_another(out, failed, lease.member, replays)
+            self._allow_another(out, failed, member, replays)
             replays += failed.failure not in retry.NOT_STARTED
             self.retries += 1
 
     # choosing
 
-    def _choose(self, out: Outgoing, tried: list[str], failed: Failed | None) -> str:
+    def _choose(self, out: Outgoing, tried: list[str], failed: Failed | None) -> Member:
         if not tried and (home := self._home(out)):
             return home
-        view = pick.pick(self._policy, self._pool.views(out.facts, tried), self._turn)
+        member = pick.pick(self._policy, self._pool.candidates(out.facts, tried), self._turn)
         self._turn += 1
-        if view is not None:
-            return view.name
-        raise refusals.for_failure(failed, tried[-1]) if failed else self._none_fits(out)
+        if member is not None:
+            return member
+        raise refusals.for_failure(failed, tried[-1]) if failed else refusals.none_fits(self._pool, out.facts)
 
-    def _home(self, out: Outgoing) -> str | None:
+    def _home(self, out: Outgoing) -> Member | None:
         if out.route.reach is Reach.HOME:
             name = self._homes.of(parameter(out.route, out.target.partition("?")[0]))
         elif out.facts.previous_response is not None:
@@ -97,16 +95,7 @@ class Proxy:
         else:
             return None
         member = self._pool.member(name) if name is not None else None
-        return member.name if member is not None and member.available() else None
-
-    def _none_fits(self, out: Outgoing) -> Refusal:
-        if self._pool.several_models:
-            models = self._pool.models()
-            if out.facts.model is None:
-                return refusals.model_missing(models)
-            if out.facts.model not in models:
-                return refusals.model_unknown(out.facts.model, models)
-        return refusals.no_replica([member.endpoint for member in self._pool.members()])
+        return member if member is not None and member.available() else None
 
     # one attempt
 
@@ -120,18 +109,7 @@ class Proxy:
                 self._pool.not_connected(member)
                 return Failed(Failure.CONNECT, str(error) or type(error).__name__)
 
-        def on_answer() -> None:
-            lease.answering()
-            call.answered_at = self._loop.time()
-
-        attempt = Attempt(
-            connection,
-            relay,
-            out.route.dialect,
-            self._limits,
-            extra_headers=b"%bx-dp-vllm-replica: %b\r\n" % (out.answer_lines, member.name.encode()),
-            on_answer=on_answer,
-        )
+        attempt = Attempt(connection, relay, lease, call, out.route.dialect, out.answer_lines, self._limits)
         self._attempts.add(attempt)
         try:
             connection.send(out.bytes_for(member.host), attempt, head_only=out.method == "HEAD")
@@ -139,32 +117,30 @@ class Proxy:
         finally:
             self._attempts.discard(attempt)
             member.connections.give_back(connection, self._loop.time())
-        self._note(out, attempt, outcome, member, call)
+        if isinstance(outcome, Passed):
+            self._passed(out, attempt, outcome, member, call)
         return outcome
 
-    def _note(self, out: Outgoing, attempt: Attempt, outcome: Outcome, member: Member, call: Call) -> None:
-        """Learn from an attempt's end what other requests or the record need."""
-        call.chunks += attempt.chunks
-        if isinstance(outcome, Passed):
-            call.status = attempt.status
-            call.usage(attempt.last)
-            if out.route.path == "/v1/responses":
-                self._homes.learn(attempt.first, member.name)
+    def _passed(self, out: Outgoing, attempt: Attempt, outcome: Passed, member: Member, call: Call) -> None:
+        """Learn from an answer that was passed on as it came."""
+        call.status = attempt.status
+        call.usage(attempt.last)
+        if out.route.dialect is Dialect.RESPONSES:
+            self._homes.learn(attempt.first, member.name)
         if outcome is Passed.BROKEN:
-            call.broken = True
-            call.reason = "broken"
+            call.broken, call.reason = True, "broken"
             self._deaths.record(out.body, member.life, self._loop.time())
 
-    def _settle(self, out: Outgoing, lease: Lease, outcome: Outcome, relay: Relay, call: Call) -> Failed | None:
+    def _settle(self, out: Outgoing, member: Member, outcome: Outcome, relay: Relay, call: Call) -> Failed | None:
         """Send a whole answer on; None if the client has an answer, else the failure."""
         if isinstance(outcome, Failed):
             return outcome
-        self._pool.connected(lease.member)
+        member.failed_connections = 0
         if isinstance(outcome, Whole):
             failure = judge.failure_of(outcome.status, outcome.body, out.route.dialect)
             if failure is not None:
                 return Failed(failure, f"status {outcome.status}")
-            self._send(out, lease.member, outcome, relay, call)
+            self._send(out, member, outcome, relay, call)
         if not call.broken:
             self._deaths.answered(out.body)
         return None
@@ -173,13 +149,12 @@ class Proxy:
         call.status = whole.status
         call.answered_at = self._loop.time()
         call.usage(whole.body)
-        if out.route.path == "/v1/responses":
+        if out.route.dialect is Dialect.RESPONSES:
             self._homes.learn(whole.body, member.name)
         if relay.begun:  # a client that was kept waiting with comments
             relay.end(b"data: " + whole.body + b"\n\n")
         else:
-            replica = b"x-dp-vllm-replica: %b\r\n" % member.name.encode()
-            relay.whole(whole.status, (*whole.headers.lines, out.answer_lines, replica), whole.body)
+            relay.whole(whole.status, (*whole.headers.lines, out.answer_lines, member.answer_line), whole.body)
 
     # after a failure
 

@@ -84,7 +84,8 @@ class Budget:
 
     def deposit(self) -> None:
         """A request came in."""
-        self._left = min(self.RESERVE, self._left + self.SHARE)
+        if self._left < self.RESERVE:
+            self._left += self.SHARE
 
     def withdraw(self, now: float) -> bool:
         """Take one retry if there is one. `now` in seconds of a monotonic clock."""

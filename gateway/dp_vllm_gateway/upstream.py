@@ -54,6 +54,7 @@ class Connection(asyncio.Protocol):
         "_head_bytes",
         "_head_done",
         "_headers",
+        "_keep_open",
         "_on_closed",
         "_out",
         "_parser",
@@ -87,12 +88,13 @@ class Connection(asyncio.Protocol):
         self._head_done = False
         self._complete = False
         self._until_eof = False
+        self._keep_open = False
         self._parser = httptools.HttpResponseParser(self)
         self.transport.write(request)
 
     def reusable(self) -> bool:
         """Whether the last answer is complete and the engine keeps the connection open."""
-        return self._complete and not self.closed and not self._until_eof and bool(self._parser.should_keep_alive())
+        return self._complete and self._keep_open and not self.closed
 
     def close(self) -> None:
         """Drop the connection at once; the engine aborts what it was doing for it."""
@@ -159,7 +161,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._complete:
-            self._until_eof = True  # more than one answer: not reusable
+            self._keep_open = False  # more than one answer
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._complete:
@@ -181,7 +183,7 @@ class Connection(asyncio.Protocol):
         self._exchange.on_head(status, headers, self._until_eof)
         if self._to_head:
             self._complete = True
-            self._until_eof = False
+            self._keep_open = bool(self._parser.should_keep_alive())
 
     def on_body(self, body: bytes) -> None:
         if not self._complete:
@@ -190,7 +192,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._head_done:
             self._complete = True
-            self._until_eof = False
+            self._keep_open = bool(self._parser.should_keep_alive())
         else:  # 100 or 103
             self._headers = []
 

@@ -36,7 +36,7 @@ async def for_replica(pool: Pool, facts: Facts, relay: Relay, seconds: float, an
     """Return once a replica is available or `seconds` have passed; a stream gets comments meanwhile."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
-    while not pool.views(facts) and (left := end - loop.time()) > 0:
+    while not pool.candidates(facts) and (left := end - loop.time()) > 0:
         if facts.stream:
             if not relay.begun:
                 relay.head(200, (*_STREAM_HEAD, answer_lines))
