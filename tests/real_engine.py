@@ -88,4 +88,4 @@ def await_ready(program: programs.Program, url: str) -> None:
     programs.wait_until(
         lambda: ended() is not None or programs.answers(url + "/health"), f"{url} is healthy", START_SECONDS
     )
-    assert ended() is None, f"the engine ended with {ended()}\n{program.output()}"
+    assert ended() is None, f"the engine ended with {ended()}\n{program.output()[-3000:]}"

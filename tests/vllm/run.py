@@ -98,7 +98,7 @@ def install(directory: Path) -> None:
     requirements = str(HERE / "requirements.txt")
     step("making an environment", [*UV, "venv", "-q", "--python", sys.executable, str(directory / "venv")])
     # The pins are complete, and what they override must not be asked for again. Compiled now, a start takes a third.
-    pip = [*UV, "pip", "install", "-q", "--python", python, "--no-deps", "--compile-bytecode"]
+    pip = [*UV, "pip", "install", "-q", "--python", python, "--no-deps", "--only-binary", ":all:", "--compile-bytecode"]
     step("installing vLLM and what it needs (6 GB)", [*pip, "-r", requirements])
     name_the_distribution(directory / "venv")
     step("making a tiny model", [python, str(HERE / "tiny_model.py"), str(directory / "model")])
