@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from array import array
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
 from dp_vllm.sim import errors, kv
+from dp_vllm.sim.breakage import BrokenWire
 from dp_vllm.sim.engine import Engine
+from dp_vllm.sim.faults import Faults
+from dp_vllm.sim.metrics import Metrics
 from dp_vllm.sim.options import Options
 from dp_vllm.sim.reply import Reply, seed_of
 from dp_vllm.sim.requests import Generate, check_positive
@@ -23,7 +27,16 @@ from dp_vllm.sim.wire import Wire
 
 VLLM_VERSION: Final = "0.32.0"
 """The release whose behaviour is imitated."""
+_KEPT_RESPONSES: Final = 1000
 FINGERPRINT: Final = f"simulated-dp-vllm-{metadata.version('dp-vllm')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A response and the conversation up to it."""
+
+    answer: dict[str, Any]
+    messages: list[dict[str, Any]]
 
 
 @dataclass(slots=True)
@@ -34,12 +47,22 @@ class App:
     engine: Engine
     steps: Steps
     adapters: dict[str, str]
+    metrics: Metrics
+    group: asyncio.TaskGroup
     started: float = field(default_factory=time.time)
     load: int = 0
     """HTTP requests under way on routes that vLLM counts in `/load`."""
     draining: bool = False
     dead: bool = False
-    faults_ignore_sigterm: bool = False
+    asleep: bool = False
+    paused: bool = False
+    responses: dict[str, Kept] = field(default_factory=dict)
+    """Responses that can be asked for again, by id; the newest thousand."""
+    background: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    """Responses that no client waits for, by id."""
+    route_list: list[tuple[str, str]] = field(default_factory=list)
+    """Method and path of every route there is."""
+    faults: Faults = field(default_factory=Faults)
 
     @property
     def models(self) -> list[str]:
@@ -54,12 +77,29 @@ class App:
             raise errors.no_such_model(name, self.models)
         return name
 
-    def sequence(self, prompt: array[int], reply: Reply, sink: Sink, model: str, salt: str | None = None) -> Sequence:
+    def sequence(
+        self,
+        request: web.BaseRequest,
+        prompt: array[int],
+        reply: Reply,
+        sink: Sink,
+        model: str,
+        salt: str | None = None,
+    ) -> Sequence:
         """Work for the engine. Adapters and salts share no prefixes."""
+        fault = request.get("fault")
+        if fault is not None and fault.kind == "abort":
+            reply.end_after(fault.after, "abort")
         adapter = model if model in self.adapters else ""
         limits, root = self.engine.limits, kv.root(adapter, salt or "")
         hashes = kv.chain(prompt, limits.block_size, root) if limits.prefix_caching else []
         return Sequence(prompt, reply, sink, hashes, root, adapter)
+
+    def keep(self, answer: dict[str, Any], messages: list[dict[str, Any]]) -> None:
+        """Keep a response, in place of the oldest if there are too many."""
+        self.responses[answer["id"]] = Kept(answer, messages)
+        while len(self.responses) > _KEPT_RESPONSES:
+            del self.responses[next(iter(self.responses))]
 
     def reply(self, body: Generate, prompt: array[int], index: int, limit: int | None, model: str) -> Reply:
         """What choice number `index` will say: as long as `limit`, else as the model likes."""
@@ -79,12 +119,17 @@ class App:
 
     def wire(self, request: web.BaseRequest) -> Wire:
         """A stream to this request's client."""
-        return Wire(request)
+        fault = request.get("fault")
+        return Wire(request) if fault is None or fault.kind == "abort" else BrokenWire(request, fault)
 
     def check(self, body: Generate, prompts: list[array[int]], limit: int | None) -> None:
         """Raises Refusal if a length or number is out of bounds."""
         check_positive("n", body.n)
         check_positive("max_tokens", limit)
+        self.check_room(prompts, limit)
+
+    def check_room(self, prompts: list[array[int]], limit: int | None) -> None:
+        """Raises Refusal if a prompt and its reply do not fit into the model's length."""
         longest = self.engine.limits.max_model_len
         for prompt in prompts:
             if len(prompt) + (limit or 1) > longest:
@@ -104,6 +149,11 @@ def too_long(prompt: int, limit: int | None, longest: int) -> errors.Refusal:
         f" {longest} tokens and your request has {prompt} input tokens ({limit} > {longest} - {prompt})."
     )
     return errors.bad_request(message, "max_tokens")
+
+
+def silent_reply(model: str) -> Reply:
+    """For work that generates nothing: embeddings, scores."""
+    return Reply(model, 0, 0, "stop")
 
 
 def request_id(request: web.BaseRequest, given: str | None = None) -> str:

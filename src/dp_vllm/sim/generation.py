@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from aiohttp import web
@@ -86,7 +86,7 @@ async def generate(
     def sequence(place: int, sink: Whole) -> Sequence:
         prompt, choice = plan[place]
         reply = app.reply(ask.body, prompt, choice, ask.limit, ask.model)
-        return app.sequence(prompt, reply, sink, ask.model, ask.body.cache_salt)
+        return app.sequence(request, prompt, reply, sink, ask.model, ask.body.cache_salt)
 
     if not ask.body.stream:
         sinks = [Whole() for _ in plan]
@@ -107,6 +107,50 @@ async def generate(
     elif ask.stream_options.include_usage or app.options.api.force_include_usage:
         wire.send(_last(app, ask, sequences))
     wire.send(_DONE)
+    return await wire.close()
+
+
+class OneFrames(Frames, Protocol):
+    """Events of a dialect that has one prompt and one choice."""
+
+    def start(self) -> bytes:
+        """At once, before the engine did anything."""
+
+    def done(self, sequence: Sequence) -> bytes:
+        """The end of the stream."""
+
+    def failure(self) -> bytes:
+        """The end of the stream if the engine died."""
+
+
+async def answer_one(
+    app: App,
+    request: web.BaseRequest,
+    prompt: array[int],
+    wanted: Generate,
+    model: str,
+    frames: OneFrames | None,
+    whole: Callable[[Sequence], dict[str, Any]],
+) -> web.StreamResponse:
+    """Run one prompt and answer it: with these events, or whole if there are none."""
+    app.check(wanted, [prompt], wanted.max_tokens)
+    reply = app.reply(wanted, prompt, 0, wanted.max_tokens, model)
+    if frames is None:
+        sink = Whole()
+        sequence = app.sequence(request, prompt, reply, sink, model)
+        with Work(app.steps, [sequence]):
+            await sink.ended
+        raise_if_dead([sequence])
+        return app.json(whole(sequence))
+    wire = app.wire(request)
+    stream = TokenStream(wire, frames)
+    sequence = app.sequence(request, prompt, reply, stream, model)
+    with Work(app.steps, [sequence]):
+        await wire.open(app.options.api.sse_keep_alive_seconds)
+        if first := frames.start():
+            wire.send(first)
+        await stream_out(wire, [(sequence, stream)])
+    wire.send(frames.failure() if sequence.finish == "error" else frames.done(sequence))
     return await wire.close()
 
 

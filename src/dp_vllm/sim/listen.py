@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 from collections.abc import Callable
 
 from dp_vllm.errors import UserError
@@ -41,10 +42,41 @@ def describe(place: Listen) -> str:
     return f"unix:{place.uds}" if place.uds else f"http://{place.host or '0.0.0.0'}:{place.port}"  # noqa: S104
 
 
-async def serve(listener: socket.socket, protocol: Callable[[], asyncio.Protocol]) -> asyncio.Server:
-    """Accept connections on the bound socket. Closing the server leaves a unix socket's file where it is."""
+class Door:
+    """The listener of a running server. A fault may shut it for a while; at the end it is shut for good."""
+
+    def __init__(self, place: Listen, listener: socket.socket) -> None:
+        self._place = place
+        self._listener: socket.socket | None = listener
+        self._protocol: Callable[[], asyncio.Protocol] = asyncio.Protocol
+        self._server: asyncio.Server | None = None
+
+    async def serve(self, protocol: Callable[[], asyncio.Protocol]) -> None:
+        """Accept the first connection; each gets a protocol of its own."""
+        self._protocol = protocol
+        await self.open()
+
+    async def open(self) -> None:
+        """Accept connections, on a new socket if the first one was closed."""
+        if self._server is not None:
+            return
+        if self._listener is None:
+            if self._place.uds:
+                os.unlink(self._place.uds)
+            self._listener = bind(self._place)
+        self._server = await _serve(self._listener, self._protocol)
+
+    def close(self) -> None:
+        """Refuse new connections; those that are open stay."""
+        if self._server is not None:
+            self._server.close()
+        self._server = self._listener = None
+
+
+async def _serve(listener: socket.socket, protocol: Callable[[], asyncio.Protocol]) -> asyncio.Server:
+    """Listen. Closing the server leaves a unix socket's file where it is, as vLLM does."""
     loop = asyncio.get_running_loop()
     if listener.family != socket.AF_UNIX:
         return await loop.create_server(protocol, sock=listener, backlog=_BACKLOG)
-    keep = {"cleanup_socket": False} if hasattr(asyncio, "EventLoop") else {}  # from Python 3.13 on
+    keep = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
     return await loop.create_unix_server(protocol, sock=listener, backlog=_BACKLOG, **keep)  # type: ignore[arg-type]

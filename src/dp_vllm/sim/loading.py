@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Final
 
 from dp_vllm.sim.options import Options
 
 _log = logging.getLogger("dp_vllm.sim")
-_SHARDS = 4
+_SHARDS: Final = 4
+_OUT_OF_MEMORY: Final = (
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB"
+    " of which 1.06 GiB is free. (This failure is simulated.)"
+)
+
+
+class LoadError(Exception):
+    """The load failed, as the fault `fail-at-boot` says."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 async def load(options: Options) -> None:
@@ -21,17 +34,20 @@ async def load(options: Options) -> None:
         await asyncio.sleep(2 * fifth / _SHARDS)
         share = 100 * shard // _SHARDS
         _log.info("Loading safetensors checkpoint shards: %3d%% Completed | %d/%d", share, shard, _SHARDS)
+        _fail_if_told(options)
     _log.info("Loading weights took %.2f seconds", 2 * fifth)
     _log.info("Model loading took 0.0000 GiB memory and %.6f seconds", 3 * fifth)
     await asyncio.sleep(fifth)
     _log.info("torch.compile took %.2f s in total", fifth)
-    tokens = limits.blocks * limits.block_size
+    tokens, longest = limits.blocks * limits.block_size, limits.max_model_len
     _log.info("GPU KV cache size: %s tokens", f"{tokens:,}")
-    _log.info(
-        "Maximum concurrency for %s tokens per request: %.2fx",
-        f"{limits.max_model_len:,}",
-        tokens / limits.max_model_len,
-    )
+    _log.info("Maximum concurrency for %s tokens per request: %.2fx", f"{longest:,}", tokens / longest)
     await asyncio.sleep(fifth)
     _log.info("Graph capturing finished in %.0f secs, took 0.00 GiB", fifth)
     _log.info("init engine (profile, create kv cache, warmup model) took %.2f seconds", 2 * fifth)
+
+
+def _fail_if_told(options: Options) -> None:
+    for fault in options.faults:
+        if fault.kind == "fail-at-boot":
+            raise LoadError(fault.message or _OUT_OF_MEMORY, 1 if fault.status is None else fault.status)

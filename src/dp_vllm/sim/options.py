@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from dp_vllm.engine.flags import Flag, Flags, Takes, vllm_flags
 from dp_vllm.errors import BadSettings
-from dp_vllm.sim import settings
+from dp_vllm.sim import faults, settings
 from dp_vllm.sim.engine import Limits, Pace
+from dp_vllm.sim.faults import Fault
 
-_SEVERAL = frozenset({"--served-model-name", "--api-key", "--lora-modules", settings.FAULT_FLAG})
 _MULTIPLES = {"k": 1000, "m": 1000**2, "g": 1000**3, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
@@ -68,7 +69,7 @@ class Options:
     load_seconds: float
     reply_tokens: int
     embedding_size: int
-    faults: tuple[str, ...]
+    faults: tuple[Fault, ...]
 
 
 def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
@@ -77,7 +78,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
     own = settings.read(flags.text, environment)
     return Options(
         model=flags.model,
-        names=tuple(flags.texts("--served-model-name")) or (flags.model,),
+        names=flags.texts("--served-model-name") or (flags.model,),
         listen=Listen(flags.text("--host"), flags.whole("--port", 8000), flags.text("--uds")),
         api=_api(flags, environment),
         features=_features(flags, environment),
@@ -89,7 +90,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
         load_seconds=own["load-seconds"],
         reply_tokens=int(own["reply-tokens"]),
         embedding_size=int(own["embedding-size"]),
-        faults=tuple(flags.texts(settings.FAULT_FLAG)) or _words(environment.get(settings.FAULT_VARIABLE)),
+        faults=_faults(flags, environment),
     )
 
 
@@ -97,9 +98,14 @@ def _words(text: str | None) -> tuple[str, ...]:
     return (text,) if text else ()
 
 
+def _faults(flags: "_Flags", environment: Mapping[str, str]) -> tuple[Fault, ...]:
+    given = flags.texts(settings.FAULT_FLAG) or _words(environment.get(settings.FAULT_VARIABLE))
+    return tuple(fault for text in given for fault in faults.parse(text))
+
+
 def _api(flags: "_Flags", environment: Mapping[str, str]) -> Api:
     return Api(
-        keys=tuple(flags.texts("--api-key")) or _words(environment.get("VLLM_API_KEY")),
+        keys=flags.texts("--api-key") or _words(environment.get("VLLM_API_KEY")),
         root_path=(flags.text("--root-path") or "").rstrip("/"),
         request_id_headers=flags.is_on("--enable-request-id-headers"),
         load_tracking=flags.is_on("--enable-server-load-tracking"),
@@ -161,47 +167,42 @@ def _seconds(environment: Mapping[str, str], name: str, default: float) -> float
         raise BadSettings(f"{name}: {environment[name]!r} is not a number of seconds") from error
 
 
-@dataclass(slots=True)
 class _Flags:
     """The words of a command line, by flag. The last mention of a flag counts."""
 
-    argv: Sequence[str]
-    model: str = "Qwen/Qwen3-0.6B"
-    values: dict[str, list[str]] = field(default_factory=dict)
+    def __init__(self, argv: Sequence[str]) -> None:
+        own = [Flag(setting.flag, Takes.ONE) for setting in settings.SETTINGS]
+        known = Flags(vllm_flags(), further=[*own, Flag(settings.FAULT_FLAG, Takes.MANY)])
+        self._values: dict[str, tuple[str, ...]] = {}
+        self._switches: dict[str, bool] = {}
+        words = []
+        for item in known.read(argv):
+            if not item.spelling:
+                words.append(item.words[0])
+            elif item.candidates:
+                raise BadSettings(f"{item.spelling}: could be any of {', '.join(item.candidates)}")
+            elif item.spelling.startswith("--sim-") and item.flag is None:
+                raise BadSettings(f"{item.spelling}: no such setting; --help lists them")
+            elif item.flag is not None and "." not in item.spelling:
+                self._values[item.flag.name] = item.values
+                self._switches[item.flag.name] = not item.off
+        if len(words) > 1:
+            raise BadSettings(f"unrecognized arguments: {' '.join(words[1:])}; there is one model")
+        self.model = words[0] if words else self.text("--model") or "Qwen/Qwen3-0.6B"
 
-    def __post_init__(self) -> None:
-        flag: list[str] | None = None
-        models = []
-        for word in self.argv:
-            if re.match(r"--?[A-Za-z]", word):
-                name, equals, value = word.partition("=")
-                name = "--" + name[2:].replace("_", "-") if name.startswith("--") else name
-                flag = self.values[name] = [value] if equals else []
-            elif flag is None:
-                models.append(word)
-            else:
-                flag.append(word)
-        if len(models) > 1:
-            raise BadSettings(f"unrecognized arguments: {' '.join(models[1:])}; there is one model")
-        self.model = models[0] if models else (self.text("--model") or self.model)
-
-    def texts(self, name: str) -> list[str]:
-        return self.values.get(name, [])
+    def texts(self, name: str) -> tuple[str, ...]:
+        return self._values.get(name, ())
 
     def text(self, name: str) -> str | None:
-        values = self.values.get(name)
+        values = self._values.get(name)
         if values is None:
             return None
         if len(values) != 1:
-            raise BadSettings(f"{name}: expected one value, got {values}")
+            raise BadSettings(f"{name}: expected one value, got {list(values) or 'none'}")
         return values[0]
 
     def is_on(self, name: str, *, default: bool = False) -> bool:
-        if name in self.values:
-            return True
-        if "--no-" + name[2:] in self.values:
-            return False
-        return default
+        return self._switches.get(name, default)
 
     def number(self, name: str, default: float) -> float:
         text = self.text(name)

@@ -99,6 +99,11 @@ class Reply:
                 self._end(index, place + len(stop) if include else place, stop)
                 return
 
+    def end_after(self, count: int, finish: str) -> None:
+        """End after so many tokens, at least one, for this reason."""
+        self.length = min(self.length, max(count, 1))
+        self.finish, self.stop = finish, None
+
     def _end(self, index: int, visible: int, stop: str | int) -> None:
         """Generate up to the token at `index`, but show only so many characters."""
         self.length, self.finish, self.stop, self._cut = index + 1, "stop", stop, 0

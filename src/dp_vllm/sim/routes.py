@@ -9,11 +9,12 @@ from typing import Any, TypeAlias
 
 from aiohttp import web
 
-from dp_vllm.sim import about, errors, models
+from dp_vllm.sim import about, development, docs, errors, lora, messages, models, pooling, responses, tokenizing
 from dp_vllm.sim.app import App
 from dp_vllm.sim.chat import chat
 from dp_vllm.sim.completions import completions
 from dp_vllm.sim.options import Options
+from dp_vllm.sim.realtime import realtime
 
 Plain: TypeAlias = Callable[[App, web.BaseRequest], Awaitable[web.StreamResponse]]
 WithBody: TypeAlias = Callable[[App, web.BaseRequest, dict[str, Any]], Awaitable[web.StreamResponse]]
@@ -33,21 +34,97 @@ class Route:
 
 def routes(options: Options) -> list[Route]:
     """All routes that an engine with these options has."""
-    found = [
-        Route("GET", "/health", about.health),
-        Route("GET", "/ping", about.health),
-        Route("POST", "/ping", about.health),
-        Route("GET", "/version", about.version),
-        Route("GET", "/load", about.load),
-        Route("GET", "/v1/models", models.models),
-    ]
-    if not options.features.pooling:
-        found += [_work("/v1/chat/completions", chat), _work("/v1/completions", completions)]
+    features = options.features
+    found = [*_ABOUT, *(_POOLING if features.pooling else _GENERATION)]
+    if features.pooling:
+        found += _CLASSIFY if features.classify else _EMBED
+    if options.api.docs:
+        found += _DOCS
+    if features.tokenizer_info:
+        found.append(Route("GET", "/tokenizer_info", tokenizing.tokenizer_info))
+    if features.lora and features.lora_updates:
+        found += _LORA
+    if features.dev_mode:
+        found += _DEVELOPMENT
     return found
+
+
+async def invocations(app: App, request: web.BaseRequest, value: dict[str, Any]) -> web.StreamResponse:
+    """SageMaker's one route for everything: what the body looks like decides."""
+    return await (chat if "messages" in value else completions)(app, request, value)
 
 
 def _work(path: str, handler: WithBody) -> Route:
     return Route("POST", path, with_body=handler, works=True)
+
+
+def _post(path: str, handler: Plain) -> Route:
+    return Route("POST", path, handler)
+
+
+def _get(path: str, handler: Plain) -> Route:
+    return Route("GET", path, handler)
+
+
+_ABOUT = (
+    _get("/health", about.health),
+    _get("/ping", about.health),
+    _post("/ping", about.health),
+    _get("/version", about.version),
+    _get("/load", about.load),
+    _get("/metrics", about.metrics),
+    _get("/kv_event_sources", about.kv_event_sources),
+    _get("/v1/models", models.models),
+    Route("POST", "/tokenize", with_body=tokenizing.tokenize),
+    Route("POST", "/detokenize", with_body=tokenizing.detokenize),
+)
+_DOCS = (
+    _get("/openapi.json", docs.openapi),
+    _get("/docs", docs.page),
+    _get("/docs/oauth2-redirect", docs.page),
+    _get("/redoc", docs.page),
+)
+_GENERATION = (
+    _work("/v1/chat/completions", chat),
+    _work("/v1/completions", completions),
+    _work("/v1/responses", responses.create),
+    _get("/v1/responses/{id}", responses.retrieve),
+    _post("/v1/responses/{id}/cancel", responses.cancel),
+    _work("/v1/messages", messages.messages),
+    Route("POST", "/v1/messages/count_tokens", with_body=messages.count_tokens),
+    _work("/invocations", invocations),
+    _get("/v1/realtime", realtime),
+)
+_POOLING = (_work("/pooling", pooling.pooling),)
+_CLASSIFY = (_work("/classify", pooling.classify),)
+_EMBED = (
+    _work("/v1/embeddings", pooling.embeddings),
+    _work("/v2/embed", pooling.cohere_embed),
+    *(_work(path, pooling.score) for path in ("/score", "/v1/score")),
+    *(_work(path, pooling.rerank) for path in ("/rerank", "/v1/rerank", "/v2/rerank")),
+)
+_LORA = (
+    Route("POST", "/v1/load_lora_adapter", with_body=lora.load),
+    Route("POST", "/v1/unload_lora_adapter", with_body=lora.unload),
+    Route("POST", "/adapters", with_body=lora.add),
+    Route("DELETE", "/adapters/{name}", lora.remove),
+)
+_DEVELOPMENT = (
+    _post("/sleep", development.sleep),
+    _post("/wake_up", development.wake_up),
+    _get("/is_sleeping", development.is_sleeping),
+    _post("/pause", development.pause),
+    _post("/resume", development.resume),
+    _get("/is_paused", development.is_paused),
+    _post("/reset_prefix_cache", development.reset_prefix_cache),
+    _post("/reset_mm_cache", development.nothing),
+    _post("/reset_encoder_cache", development.nothing),
+    _post("/release_kv_cache_memory", development.nothing),
+    _post("/abort_requests", development.abort_requests),
+    _get("/server_info", development.server_info),
+    _get("/weight_info", development.weight_info),
+    _get("/get_world_size", development.world_size),
+)
 
 
 class Table:

@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 import uuid
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
 from aiohttp import web
 
 from dp_vllm.sim import errors
 from dp_vllm.sim.app import App
+from dp_vllm.sim.breakage import strike_body, strike_head
+from dp_vllm.sim.faults import BODY, HEAD
 from dp_vllm.sim.requests import read_json
 from dp_vllm.sim.routes import Route, Table, routes
 
 _GUARDED = ("/v1", "/v2", "/inference", "/cohere")
 """Only below these does vLLM ask for a key."""
+
+Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _access = logging.getLogger("dp_vllm.sim.access")
 
@@ -23,11 +30,13 @@ _access = logging.getLogger("dp_vllm.sim.access")
 class Server:
     """Answers requests of one engine."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, control: Handler) -> None:
         self._app = app
+        self._control = control
         self._api = app.options.api
         self._table = Table(routes(app.options))
         self._keys = {_digest(key) for key in self._api.keys}
+        app.route_list = [(row.method, row.path) for row in self._table.rows]
         self.in_flight = 0
         self.idle = asyncio.Event()
         """Set while no request is under way."""
@@ -35,10 +44,11 @@ class Server:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer to any request."""
-        headers = {"server": "dp-vllm-sim"}
+        begun = time.monotonic()
+        headers = request["headers"] = {"server": "dp-vllm-sim"}
         if self._api.request_id_headers:
             headers["x-request-id"] = request.headers.get("X-Request-Id") or uuid.uuid4().hex
-        request["headers"] = headers
+        request["route"] = "none"
         self.in_flight += 1
         self.idle.clear()
         try:
@@ -51,28 +61,44 @@ class Server:
                 self.idle.set()
         if not response.prepared:
             response.headers.update(headers)
+        self._app.metrics.http.count(request["route"], request.method, response.status, time.monotonic() - begun)
         if self._api.access_log:
-            _access.info(
-                '%s - "%s %s HTTP/1.1" %d', request.remote or "", request.method, request.rel_url, response.status
-            )
+            line = '%s - "%s %s HTTP/1.1" %d'
+            _access.info(line, request.remote or "", request.method, request.rel_url, response.status)
         return response
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         path = self._path(request)
+        if path == "/sim/fault":
+            return await self._control(request)
         if self._keys and request.method != "OPTIONS" and path.startswith(_GUARDED):
             self._check_key(request)
         route, request["names"] = self._table.find(request.method, path)
-        if not route.works:
-            return await self._call(route, request)
-        if self._app.draining:
+        request["route"] = route.path
+        if route.works and self._app.draining:
             raise errors.draining()
-        if self._app.dead:
+        if route.works and self._app.dead:
             raise errors.dead()
-        self._app.load += self._api.load_tracking
+        counted = route.works and self._api.load_tracking
+        self._app.load += counted
         try:
-            return await self._call(route, request)
+            return await self._struck(route, request, path)
         finally:
-            self._app.load -= self._api.load_tracking
+            self._app.load -= counted
+
+    async def _struck(self, route: Route, request: web.BaseRequest, path: str) -> web.StreamResponse:
+        """The answer, or what the faults that are on make of it."""
+        faults = self._app.faults
+        head = faults.strike(HEAD, path, works=route.works)
+        if head is not None:
+            broken = await strike_head(head, request)
+            if broken is not None:
+                return broken
+        body = request["fault"] = faults.strike(BODY, path, works=route.works)
+        response = await self._call(route, request)
+        if body is not None and body.kind != "abort" and isinstance(response, web.Response):
+            return await strike_body(body, request, response)
+        return response
 
     async def _call(self, route: Route, request: web.BaseRequest) -> web.StreamResponse:
         if route.plain is not None:

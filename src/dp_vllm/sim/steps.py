@@ -17,6 +17,7 @@ class Steps:
         self._going = asyncio.Event()
         self._going.set()
         self._held: set[str] = set()
+        self._idle = asyncio.Event()
 
     def wake(self) -> None:
         """There is something to do again."""
@@ -33,6 +34,10 @@ class Steps:
         if not self._held:
             self._going.set()
 
+    async def until_idle(self) -> None:
+        """Wait until there is nothing to do."""
+        await self._idle.wait()
+
     async def run(self) -> None:
         """Step for ever. A step that ends late does not delay the next, unless by more than its own length."""
         start = time.monotonic()
@@ -41,7 +46,9 @@ class Steps:
             seconds = self.engine.begin(time.monotonic())
             if seconds is None:
                 self._work.clear()
+                self._idle.set()
                 await self._work.wait()
+                self._idle.clear()
                 start = time.monotonic()
                 continue
             seconds *= self.slowness

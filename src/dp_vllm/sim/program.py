@@ -1,0 +1,84 @@
+"""One simulated engine from its load to its exit: who is wired to whom, and which tasks run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+
+from aiohttp import web
+
+from dp_vllm.sim import listen, loading
+from dp_vllm.sim.app import App
+from dp_vllm.sim.control import Control
+from dp_vllm.sim.engine import Engine
+from dp_vllm.sim.lifecycle import Lifecycle
+from dp_vllm.sim.metrics import Metrics
+from dp_vllm.sim.options import Options
+from dp_vllm.sim.server import Handler, Server
+from dp_vllm.sim.steps import Steps
+
+_log = logging.getLogger("dp_vllm.sim")
+_MAX_BODY_BYTES = 256 * 1024 * 1024
+
+
+def run(given: Options, listener: socket.socket) -> int:
+    """Load, serve and end; the exit status."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(_run(given, listener))
+    return uvloop.run(_run(given, listener))
+
+
+async def _run(given: Options, listener: socket.socket) -> int:
+    life = Lifecycle()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, life.on_signal)
+    life.ignores = any(fault.kind == "ignore-sigterm" for fault in given.faults)
+    try:
+        if not await life.unless_ended(loading.load(given)):
+            return 0
+    except loading.LoadError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return error.status
+    life.loaded()
+    async with asyncio.TaskGroup() as group:
+        await _serve(given, listener, life, group)
+    return 0
+
+
+async def _serve(given: Options, listener: socket.socket, life: Lifecycle, group: asyncio.TaskGroup) -> None:
+    engine = Engine(given.limits, given.pace)
+    metrics = Metrics(engine, given.names[0], log_stats=given.features.log_stats)
+    app = App(given, engine, Steps(engine), dict(given.adapters), metrics, group)
+    door = listen.Door(given.listen, listener)
+    control = Control(app, life, door, group)
+    server = Server(app, control.handle)
+    stepping = group.create_task(app.steps.run())
+    await door.serve(_protocol(server.handle, given))
+    for fault in given.faults:
+        await control.switch_on(fault)
+    _log.info("Application startup complete.")
+    _log.info("Uvicorn running on %s", listen.describe(given.listen))
+    await life.end(app, server, door)
+    for task in [stepping, *control.later, *app.background.values()]:
+        task.cancel()
+
+
+def _protocol(handler: Handler, given: Options) -> web.Server:
+    loop = asyncio.get_running_loop()
+
+    def request(message, payload, protocol, writer, task) -> web.BaseRequest:  # type: ignore[no-untyped-def]
+        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=_MAX_BODY_BYTES)
+
+    return web.Server(
+        handler,
+        request_factory=request,
+        access_log=None,
+        handler_cancellation=True,
+        keepalive_timeout=given.api.idle_seconds,
+    )

@@ -1,0 +1,218 @@
+"""`/v1/responses`: OpenAI's Responses API. Answers are kept in memory if VLLM_ENABLE_RESPONSES_API_STORE says so."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Awaitable
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from dp_vllm.sim import errors, template, tokens
+from dp_vllm.sim.app import App, Kept
+from dp_vllm.sim.generation import answer_one
+from dp_vllm.sim.requests import Generate, convert
+from dp_vllm.sim.sequence import Sequence
+
+_STATUS: Final = {"length": "incomplete", "abort": "cancelled"}
+
+
+class Ask(msgspec.Struct, kw_only=True):
+    model: str | None = None
+    input: str | list[dict[str, Any]]
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    previous_response_id: str | None = None
+    request_id: str | None = None
+    stream: bool | None = False
+    background: bool | None = False
+    store: bool | None = True
+    seed: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    tools: list[dict[str, Any]] = []
+    tool_choice: Any = "auto"
+    metadata: dict[str, Any] | None = None
+
+
+async def create(app: App, request: web.BaseRequest, value: dict[str, Any]) -> web.StreamResponse:
+    """Answer one request, streamed, whole, or later (`background`)."""
+    body = convert(value, Ask)
+    model, keep = app.model(body.model), app.options.features.response_store and body.store is not False
+    if body.background and not keep:
+        raise errors.bad_request("background can only be used when `store` is true", "background")
+    frames = ResponseFrames(body, model, app.options.reply_tokens)
+    prompt = tokens.encode(template.render(_messages(app, body)))
+    wanted = Generate(seed=body.seed, max_tokens=body.max_output_tokens)
+
+    def whole(sequence: Sequence) -> dict[str, Any]:
+        answer = frames.whole(sequence)
+        if keep:
+            app.keep(answer, [*_messages(app, body), *answer["output"]])
+        return answer
+
+    frames.keep = whole
+    if not body.background:
+        return await answer_one(app, request, prompt, wanted, model, frames if body.stream else None, whole)
+    queued = frames.response("queued")
+    app.keep(queued, [])
+    work = answer_one(app, request, prompt, wanted, model, None, whole)
+    app.background[frames.id] = app.group.create_task(_later(app, frames, work))
+    return app.json(queued)
+
+
+async def _later(app: App, frames: ResponseFrames, work: Awaitable[web.StreamResponse]) -> None:
+    """Do the work of a response in the background; a refusal becomes its status."""
+    try:
+        await work
+    except errors.Refusal as refusal:
+        app.keep(frames.response("failed") | {"error": {"code": "server_error", "message": refusal.message}}, [])
+    finally:
+        del app.background[frames.id]
+
+
+async def retrieve(app: App, request: web.BaseRequest) -> web.StreamResponse:
+    """`GET /v1/responses/{id}`."""
+    return app.json(_kept(app, request["names"]["id"]).answer)
+
+
+async def cancel(app: App, request: web.BaseRequest) -> web.StreamResponse:
+    """`POST /v1/responses/{id}/cancel`: of those in the background."""
+    kept = _kept(app, request["names"]["id"])
+    identity = kept.answer["id"]
+    if identity not in app.background:
+        raise errors.bad_request("Cannot cancel a synchronous response.", "response_id")
+    app.background[identity].cancel()
+    app.keep(kept.answer | {"status": "cancelled"}, kept.messages)
+    return app.json(app.responses[identity].answer)
+
+
+def _kept(app: App, identity: str) -> Kept:
+    if not identity.startswith("resp_"):
+        message = f"Invalid 'response_id': '{identity}'. Expected an ID that begins with 'resp'."
+        raise errors.bad_request(message, "response_id")
+    if identity not in app.responses:
+        raise errors.Refusal(404, f"Response with id '{identity}' not found.", "NotFoundError", "response_id")
+    return app.responses[identity]
+
+
+def _messages(app: App, body: Ask) -> list[dict[str, Any]]:
+    """The whole conversation: earlier turns, instructions, input."""
+    earlier = _kept(app, body.previous_response_id).messages if body.previous_response_id else []
+    system = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    given = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
+    said = [{"role": "tool", "content": str(item.get("output", ""))} if "role" not in item else item for item in given]
+    return [*system, *earlier, *said]
+
+
+class ResponseFrames:
+    """Events of one streamed response, numbered."""
+
+    def __init__(self, body: Ask, model: str, reply_tokens: int) -> None:
+        self.id = f"resp_{body.request_id or uuid.uuid4().hex}"
+        self.keep = self.whole
+        self._item_id = f"msg_{uuid.uuid4().hex}"
+        self._body = body
+        self._model = model
+        self._created = int(time.time())
+        self._number = 0
+        item = self._item_id.encode()
+        self._before = (
+            b"event: response.output_text.delta\n"
+            b'data: {"type":"response.output_text.delta","item_id":"%b","output_index":0,"content_index":0,'
+            b'"logprobs":[],"delta":"' % item
+        )
+
+    def response(self, status: str) -> dict[str, Any]:
+        """The response without output."""
+        body = self._body
+        return {
+            "id": self.id,
+            "object": "response",
+            "created_at": self._created,
+            "status": status,
+            "model": self._model,
+            "output": [],
+            "instructions": body.instructions,
+            "metadata": body.metadata,
+            "incomplete_details": None,
+            "error": None,
+            "parallel_tool_calls": True,
+            "temperature": body.temperature,
+            "top_p": body.top_p,
+            "tool_choice": body.tool_choice,
+            "tools": body.tools,
+            "background": bool(body.background),
+            "max_output_tokens": body.max_output_tokens,
+            "previous_response_id": body.previous_response_id,
+            "service_tier": "auto",
+            "truncation": "disabled",
+            "usage": None,
+        }
+
+    def whole(self, sequence: Sequence) -> dict[str, Any]:
+        """The finished response."""
+        status = _STATUS.get(sequence.finish, "completed")
+        prompt, generated = len(sequence.prompt), sequence.generated
+        usage = {
+            "input_tokens": prompt,
+            "input_tokens_details": {"cached_tokens": sequence.cached},
+            "output_tokens": generated,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": prompt + generated,
+        }
+        reason = {"reason": "max_output_tokens"} if status == "incomplete" else None
+        item = self._item(sequence, "completed")
+        return self.response(status) | {"output": [item], "usage": usage, "incomplete_details": reason}
+
+    def start(self) -> bytes:
+        response = self.response("in_progress")
+        return self._event("response.created", {"response": response}) + self._event(
+            "response.in_progress", {"response": response}
+        )
+
+    def opening(self, sequence: Sequence) -> bytes:
+        item = {"id": self._item_id, "type": "message", "role": "assistant", "content": [], "status": "in_progress"}
+        added = self._event("response.output_item.added", {"output_index": 0, "item": item})
+        return added + self._event("response.content_part.added", self._place() | {"part": _part("")})
+
+    def delta(self, sequence: Sequence, start: int, end: int) -> bytes:
+        number, self._number = self._number, self._number + 1
+        return b'%b%b","sequence_number":%d}\n\n' % (self._before, sequence.reply.escaped(start, end), number)
+
+    def ending(self, sequence: Sequence, start: int) -> bytes:
+        rest = self.delta(sequence, start, sequence.generated) if start < sequence.generated else b""
+        text = sequence.reply.text(0, sequence.generated)
+        item = self._item(sequence, "completed")
+        return b"".join(
+            (
+                rest,
+                self._event("response.output_text.done", self._place() | {"text": text, "logprobs": []}),
+                self._event("response.content_part.done", self._place() | {"part": _part(text)}),
+                self._event("response.output_item.done", {"output_index": 0, "item": item}),
+            )
+        )
+
+    def done(self, sequence: Sequence) -> bytes:
+        return self._event("response.completed", {"response": self.keep(sequence)})
+
+    def failure(self) -> bytes:
+        return b"data: %b\n\n" % errors.dead().body
+
+    def _item(self, sequence: Sequence, status: str) -> dict[str, Any]:
+        content = [_part(sequence.reply.text(0, sequence.generated))]
+        return {"id": self._item_id, "type": "message", "role": "assistant", "content": content, "status": status}
+
+    def _place(self) -> dict[str, Any]:
+        return {"item_id": self._item_id, "output_index": 0, "content_index": 0}
+
+    def _event(self, kind: str, data: dict[str, Any]) -> bytes:
+        number, self._number = self._number, self._number + 1
+        body = {"type": kind} | data | {"sequence_number": number}
+        return b"event: %b\ndata: %b\n\n" % (kind.encode(), msgspec.json.encode(body))
+
+
+def _part(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
