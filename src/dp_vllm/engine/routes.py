@@ -126,8 +126,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     # changes of the whole deployment
     _all("/v1/load_lora_adapter", lasting="lora:{lora_name}"),
     _all("/v1/unload_lora_adapter", ends="lora:{lora_name}"),
-    _all("/adapters", lasting="adapter:{name}"),
-    _all("/adapters/{name}", method="DELETE", ends="adapter:{name}"),
+    _all("/adapters", lasting="lora:{name}"),
+    _all("/adapters/{name}", method="DELETE", ends="lora:{name}"),
     _all("/sleep", lasting="sleep"),
     _all("/wake_up", ends="sleep"),
     _all("/pause", lasting="pause"),
