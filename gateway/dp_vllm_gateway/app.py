@@ -13,9 +13,12 @@ from dp_vllm_gateway.body import Bodies
 from dp_vllm_gateway.broadcast import Broadcasts
 from dp_vllm_gateway.call import Call
 from dp_vllm_gateway.config import GatewayConfig
+from dp_vllm_gateway.exposition import CONTENT_TYPE, Exposition
 from dp_vllm_gateway.facts import BadJson, Facts, facts_of
 from dp_vllm_gateway.headers import Incoming
+from dp_vllm_gateway.journal import Journal
 from dp_vllm_gateway.keys import Keys
+from dp_vllm_gateway.metrics import Metrics
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.proxy import Outgoing, Proxy
 from dp_vllm_gateway.relay import Relay
@@ -30,7 +33,7 @@ DOCS_PATHS = frozenset({"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.js
 class Gateway:
     """Handles every request of the endpoint."""
 
-    def __init__(self, config: GatewayConfig, pool: Pool, keys: Keys) -> None:
+    def __init__(self, config: GatewayConfig, pool: Pool, keys: Keys, journal: Journal | None) -> None:
         self._config = config
         self._pool = pool
         self._keys = keys
@@ -39,6 +42,9 @@ class Gateway:
         self.broadcasts = Broadcasts(pool, seconds=config.limits.first_byte_seconds)
         self.websockets = websockets.WebSockets(config, pool)
         self._merged = merged.Merged(config, pool)
+        self._journal = journal
+        self._metrics = Metrics()
+        self._exposition = Exposition(self._metrics, pool, self._bodies)
         self._loop = asyncio.get_running_loop()
         self._id_prefix = secrets.token_hex(4)
         self._id_numbers = itertools.count(1)
@@ -59,6 +65,13 @@ class Gateway:
             raise
         finally:
             call.ended_at = self._loop.time()
+            self._record(call)
+
+    def _record(self, call: Call) -> None:
+        call.status = call.status or 500
+        self._metrics.record(call)
+        if self._journal is not None:
+            self._journal.record(call)
 
     def _id(self, incoming: Incoming) -> str:
         given = incoming.request_id()
@@ -72,11 +85,13 @@ class Gateway:
         if request.method == "OPTIONS":
             return self._own(call, cors.preflight(self._config.cors, request.headers))
         if path == "/health":
-            return self._own(call, self._health())
+            return self._own(call, self.health())
         if path == "/ready":
-            return self._own(call, self._ready())
+            return self._own(call, self.ready())
         offer = websockets.offered(request) if b"upgrade" in incoming.read else None
         self._guard(path, incoming.bearer() or (offer.key if offer else None), call)
+        if path == "/metrics" and request.method in ("GET", "HEAD"):
+            return self._own(call, self.metrics())
         if self.ending:
             raise refusals.shutting_down()
         route = route_of(request.method, path)
@@ -175,13 +190,20 @@ class Gateway:
 
     # what the gateway answers itself
 
-    def _health(self) -> web.Response:
+    def metrics(self) -> web.Response:
+        """The gateway's own metrics and the engines'."""
+        text = self._exposition.text(self._loop.time())
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
+
+    def health(self) -> web.Response:
+        """Whether a replica is available."""
         if self._pool.available and not self.ending:
             return web.Response(status=200)
         refusal = refusals.no_replica([member.endpoint for member in self._pool.members()])
         return replies.error(refusal.status, refusal.message, code=refusal.code, headers=refusal.headers)
 
-    def _ready(self) -> web.Response:
+    def ready(self) -> web.Response:
+        """Whether the gateway itself works."""
         unseen = [m.name for m in self._pool.members() if m.endpoint.state is State.READY and not m.probed]
         if self._keys.problem:
             return replies.error(503, self._keys.problem, code="no_keys")

@@ -5,12 +5,14 @@ import contextlib
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
+from dp_vllm_gateway import admin, request_line
 from dp_vllm_gateway.app import Gateway
 from dp_vllm_gateway.config import GatewayConfig, Tls
 from dp_vllm_gateway.discovery import file, static
+from dp_vllm_gateway.journal import Journal
 from dp_vllm_gateway.keys import Keys
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.probe import Probes
@@ -27,11 +29,25 @@ FLUSH_SECONDS: Final = 1.0
 
 async def run(config: GatewayConfig) -> None:
     """Serve until told to end (SIGTERM, SIGINT)."""
+    with _journal(config) as journal:
+        await _serve(config, journal)
+
+
+@contextlib.contextmanager
+def _journal(config: GatewayConfig) -> Iterator[Journal | None]:
+    if not config.access_log:
+        yield None
+        return
+    with contextlib.closing(Journal(request_line.as_json if config.json_log else request_line.text)) as journal:
+        yield journal
+
+
+async def _serve(config: GatewayConfig, journal: Journal | None) -> None:
     loop = asyncio.get_running_loop()
     keys = Keys(config.api_keys, config.api_key_file)
     keys.demand_usable()
     pool = Pool(connect_seconds=config.limits.connect_seconds, clock=loop.time)
-    gateway = Gateway(config, pool, keys)
+    gateway = Gateway(config, pool, keys, journal)
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
@@ -43,7 +59,7 @@ async def run(config: GatewayConfig) -> None:
         bring_up_to_date=gateway.broadcasts.bring_up_to_date,
     )
     server = Server(gateway.handle, idle_client_seconds=config.limits.idle_client_seconds)
-    async with _listening(config, server), asyncio.TaskGroup() as group:
+    async with _listening(config, server), admin.listening(config, gateway, pool), asyncio.TaskGroup() as group:
         background = (_discover(config, pool), probes.run(), _tick(gateway, keys))
         tasks = [group.create_task(task) for task in background]
         await ended.wait()

@@ -1,0 +1,76 @@
+"""The gateway's other two doors, both without a key: a unix socket for those who may see all, a port for metrics.
+
+The socket's file is its lock: nobody but the gateway's own user can open it.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from aiohttp import web
+
+from dp_vllm_gateway import replies, sockets
+from dp_vllm_gateway.app import Gateway
+from dp_vllm_gateway.config import GatewayConfig
+from dp_vllm_gateway.pool import Pool
+from dp_vllm_gateway.state import state_of
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@contextlib.asynccontextmanager
+async def listening(config: GatewayConfig, gateway: Gateway, pool: Pool) -> AsyncIterator[None]:
+    """Serve both, as far as they are asked for. Raises UserError if one cannot be."""
+    async with contextlib.AsyncExitStack() as stack:
+        if config.admin_socket is not None:
+            listener = stack.enter_context(sockets.unix(config.admin_socket, "--admin-socket", mode=0o600))
+            await stack.enter_async_context(_serving(_admin(gateway, pool), listener))
+        if config.metrics_port is not None:
+            listener = stack.enter_context(sockets.tcp(config.host, config.metrics_port, "--metrics-port"))
+            await stack.enter_async_context(_serving(_metrics(gateway), listener))
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _serving(application: web.Application, listener: socket.socket) -> AsyncIterator[None]:
+    runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listener).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+# what is answered
+
+
+def _metrics(gateway: Gateway) -> web.Application:
+    application = web.Application(middlewares=[_errors_as_json])
+    application.router.add_get("/health", _answer(gateway.health))
+    application.router.add_get("/ready", _answer(gateway.ready))
+    application.router.add_get("/metrics", _answer(gateway.metrics))
+    return application
+
+
+def _admin(gateway: Gateway, pool: Pool) -> web.Application:
+    application = _metrics(gateway)
+    loop = asyncio.get_running_loop()
+    application.router.add_get("/state", _answer(lambda: replies.json_reply(state_of(pool, loop.time()))))
+    return application
+
+
+def _answer(response: Callable[[], web.Response]) -> _Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return response()
+
+    return handle
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        return replies.error(error.status, f"{request.method} {request.path}: {error.reason}")

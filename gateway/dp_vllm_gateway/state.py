@@ -1,0 +1,58 @@
+"""What the admin socket tells of the gateway at one moment. Pure: the pool in, plain values out."""
+
+from dataclasses import dataclass
+
+from dp_vllm_gateway.pool import Member, Pool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaState:
+    """One replica, as far as the gateway knows."""
+
+    address: str
+    state: str
+    """What the one who started it says: `dp_vllm.endpoints.State`."""
+    available: bool
+    """Ready and healthy."""
+    healthy: bool
+    """The gateway's own probes say so."""
+    ejected: bool
+    """Left out for a while, because requests could not reach it."""
+    in_flight: int
+    """Requests."""
+    sequences: int
+    waiting_tokens: int
+    """Of prompts that it has not begun to answer."""
+    message: str
+    """How far its start is, or why it is down."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayState:
+    """The answer to `GET /state`."""
+
+    generation: int
+    """Which endpoints file is acted upon."""
+    in_flight: int
+    """Requests, over all replicas."""
+    replicas: dict[str, ReplicaState]
+
+
+def state_of(pool: Pool, now: float) -> GatewayState:
+    """The state at this moment; `now` is the event loop's time."""
+    replicas = {member.name: _replica(member, now) for member in pool.members()}
+    return GatewayState(pool.generation, pool.in_flight, replicas)
+
+
+def _replica(member: Member, now: float) -> ReplicaState:
+    return ReplicaState(
+        address=member.endpoint.address,
+        state=member.endpoint.state.value,
+        available=member.available(),
+        healthy=member.healthy,
+        ejected=member.ejected_until > now,
+        in_flight=member.requests,
+        sequences=member.sequences,
+        waiting_tokens=member.waiting_tokens,
+        message=member.endpoint.message,
+    )
