@@ -1,0 +1,44 @@
+"""Where programs run and what they use: cores, CPU time, memory. Linux only."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+
+import psutil
+
+
+@contextlib.contextmanager
+def on_core(core: int) -> Iterator[None]:
+    """Start processes inside the block, and they and all their threads stay on one core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+class Usage:
+    """What a program uses, its child processes included (nginx works in one)."""
+
+    def __init__(self, pid: int) -> None:
+        program = psutil.Process(pid)
+        self._processes = [program, *program.children(recursive=True)]
+        self._clocks = [_cpu_clock(process.pid) for process in self._processes]
+
+    def cpu_seconds(self) -> float:
+        """User and system time since the program began, to the nanosecond.
+
+        `/proc/PID/stat` counts hundredths of a second, which is 1 % of what a short round measures.
+        """
+        return sum(map(time.clock_gettime, self._clocks))
+
+    def resident_bytes(self) -> int:
+        return sum(int(process.memory_info().rss) for process in self._processes)
+
+
+def _cpu_clock(pid: int) -> int:
+    """The kernel's clock of another process's CPU time, as clock_getcpuclockid(3) makes it."""
+    by_scheduler = 2
+    return (~pid << 3) | by_scheduler
