@@ -60,7 +60,7 @@ class Gateway:
             return await self._answer(request, incoming, relay, call)
         except Refusal as refusal:
             return self._refuse(refusal, relay, call)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ConnectionError):
             call.status, call.reason = 499, "the client left"
             raise
         finally:

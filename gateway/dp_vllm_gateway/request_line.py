@@ -33,12 +33,13 @@ def text(call: Call, now: int) -> bytes:
 
 
 def as_json(call: Call, now: int) -> bytes:
-    """The line for machines; durations in seconds."""
+    """The line for machines; durations in seconds. What there is none of is null or empty."""
     began = call.began_at
     first = f"{call.answered_at - began:.3f}" if call.answered_at else "null"
+    prompt, completion = call.prompt_tokens or "null", call.completion_tokens or "null"
     return (
-        f'{{"time":"{_time(now)}",{_json_of(_kept(call))},"id":"{call.id}","prompt_tokens":{call.prompt_tokens or "null"},'
-        f'"completion_tokens":{call.completion_tokens or "null"},"first_token_seconds":{first},'
+        f'{{"time":"{_time(now)}",{_json_of(_kept(call))},"id":"{call.id}","prompt_tokens":{prompt},'
+        f'"completion_tokens":{completion},"first_token_seconds":{first},'
         f'"total_seconds":{call.ended_at - began:.3f}}}\n'
     ).encode()
 
