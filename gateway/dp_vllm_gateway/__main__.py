@@ -49,7 +49,7 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command(context_settings={"auto_envvar_prefix": "DP_VLLM_GATEWAY", "max_content_width": 100})
+@click.command(context_settings={"max_content_width": 100})
 @click.option("--replica", "replicas", multiple=True, metavar="URL", help="An engine: http://HOST:PORT or unix:/PATH.")
 @click.option("--endpoints-file", type=click.Path(path_type=Path), help="The supervisor's file, instead of --replica.")
 @click.option("--host", default=None, help="Address to listen on.  [default: all]")

@@ -40,10 +40,7 @@ class _Body(msgspec.Struct):
     stream: bool | None = None
     n: int | None = None
     previous_response_id: str | None = None
-    messages: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
-    input: msgspec.Raw = msgspec.Raw()
-    tools: msgspec.Raw = msgspec.Raw()
 
 
 class _Untyped(msgspec.Struct):
@@ -51,10 +48,17 @@ class _Untyped(msgspec.Struct):
     stream: Any = None
     n: Any = None
     previous_response_id: Any = None
-    messages: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
-    input: msgspec.Raw = msgspec.Raw()
-    tools: msgspec.Raw = msgspec.Raw()
+
+    def typed(self) -> _Body:
+        """What has the right type; the rest is not known."""
+        return _Body(
+            self.model if isinstance(self.model, str) else None,
+            self.stream if isinstance(self.stream, bool) else None,
+            self.n if isinstance(self.n, int) else None,
+            self.previous_response_id if isinstance(self.previous_response_id, str) else None,
+            self.prompt,
+        )
 
 
 _BODY: Final = msgspec.json.Decoder(_Body)
@@ -66,68 +70,52 @@ def facts_of(body: bytes) -> Facts:
 
     Raises BadJson if neither msgspec nor the standard library's more lenient reader takes it.
     """
+    fields = _fields(body)
+    n = fields.n if fields.n is not None and fields.n > 0 else 1
+    if fields.prompt and bytes(memoryview(fields.prompt)[:1]) == b"[":
+        prompts, tokens = _prompts(bytes(fields.prompt))
+        return Facts(fields.model, bool(fields.stream), n * prompts, tokens, fields.previous_response_id)
+    return Facts(fields.model, bool(fields.stream), n, _tokens(body), fields.previous_response_id)
+
+
+def _fields(body: bytes) -> _Body:
     try:
-        return _facts(_BODY.decode(body))
+        return _BODY.decode(body)
     except msgspec.ValidationError:
         pass
     except msgspec.DecodeError:
-        return _lenient(body)
+        return _lenient(body).typed()
     try:
-        return _facts(_untyped(_UNTYPED.decode(body)))
+        return _UNTYPED.decode(body).typed()
     except msgspec.DecodeError:
-        return _lenient(body)
+        return _lenient(body).typed()
 
 
-def _lenient(body: bytes) -> Facts:
+def _lenient(body: bytes) -> _Untyped:
     """The standard library takes what msgspec refuses and FastAPI accepts: NaN, lone surrogates, a BOM, UTF-16."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise BadJson(str(error)) from error
     if not isinstance(value, dict):
-        return Facts()
-    known = _Untyped(value.get("model"), value.get("stream"), value.get("n"), value.get("previous_response_id"))
-    facts = _facts(_untyped(known))
-    return facts._replace(tokens=len(body) // BYTES_PER_TOKEN)
+        return _Untyped()
+    return _Untyped(value.get("model"), value.get("stream"), value.get("n"), value.get("previous_response_id"))
 
 
-def _untyped(body: _Untyped) -> _Body:
-    return _Body(
-        model=body.model if isinstance(body.model, str) else None,
-        stream=body.stream if isinstance(body.stream, bool) else None,
-        n=body.n if isinstance(body.n, int) else None,
-        previous_response_id=body.previous_response_id if isinstance(body.previous_response_id, str) else None,
-        messages=body.messages,
-        prompt=body.prompt,
-        input=body.input,
-        tools=body.tools,
-    )
+def _tokens(body: bytes) -> int:
+    """The whole body counts as text: what is not prompt in it is short."""
+    if b";base64," not in body:
+        return len(body) // BYTES_PER_TOKEN
+    urls = _DATA_URL.findall(body)
+    return (len(body) - sum(map(len, urls))) // BYTES_PER_TOKEN + TOKENS_PER_DATA_URL * len(urls)
 
 
-def _facts(body: _Body) -> Facts:
-    prompts, prompt_tokens = _prompts(body.prompt) if body.prompt else (1, 0)
-    tokens = prompt_tokens + _tokens(body.messages) + _tokens(body.input) + _tokens(body.tools)
-    n = body.n if body.n is not None and body.n > 0 else 1
-    return Facts(body.model, bool(body.stream), n * prompts, tokens, body.previous_response_id)
-
-
-def _tokens(raw: msgspec.Raw) -> int:
-    text = bytes(raw)
-    if b";base64," not in text:
-        return len(text) // BYTES_PER_TOKEN
-    urls = _DATA_URL.findall(text)
-    return (len(text) - sum(map(len, urls))) // BYTES_PER_TOKEN + TOKENS_PER_DATA_URL * len(urls)
-
-
-def _prompts(raw: msgspec.Raw) -> tuple[int, int]:
-    """How many prompts a completion asks for, and their tokens: a text, token ids, or a list of either."""
-    text = bytes(raw)
-    if not text.startswith(b"["):
-        return 1, len(text) // BYTES_PER_TOKEN
+def _prompts(listed: bytes) -> tuple[int, int]:
+    """How many prompts a list asks for, and their tokens in all: token ids, or a list of texts or of token ids."""
     try:
-        prompts = msgspec.json.decode(text, type=list[str | int | list[int]])
+        prompts = msgspec.json.decode(listed, type=list[str | int | list[int]])
     except msgspec.DecodeError:
-        return 1, len(text) // BYTES_PER_TOKEN
+        return 1, len(listed) // BYTES_PER_TOKEN
     if prompts and isinstance(prompts[0], int):
         return 1, len(prompts)
     lengths = (len(p) if isinstance(p, list) else len(str(p)) // BYTES_PER_TOKEN for p in prompts)

@@ -7,7 +7,8 @@ aiohttp does not publish (its version is pinned, and a test asserts each of thes
 - `request._payload_writer` (StreamWriter): `output_size`, `chunked` and `_eof` are kept true, so that aiohttp never
   adds a second response to one that we began;
 - `request._protocol` (RequestHandler): `transport`, `_paused`, `_drain_helper()`, and `handle_error()`, so that
-  requests that are not HTTP are answered in OpenAI's shape.
+  requests that are not HTTP are answered in OpenAI's shape;
+- `RequestHandler._reading_paused`, to resume only what was paused.
 """
 
 import asyncio
@@ -156,6 +157,10 @@ class _Handler(RequestHandler):
         connected = transport.get_extra_info("socket")
         if connected is not None and connected.family != socket.AF_UNIX:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MILLISECONDS)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        if self._reading_paused:  # aiohttp resumes after every piece of a body, parses nothing and polls the socket
+            super().resume_reading(resume_parser)
 
     def handle_error(
         self,

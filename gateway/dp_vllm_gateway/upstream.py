@@ -21,6 +21,9 @@ HEAD_BYTES: Final = 64 << 10
 IDLE_SECONDS: Final = 4.0
 """How long an idle connection is used again: less than the 5 s after which uvicorn closes it."""
 
+FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+"""Headers that tell where a body ends."""
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -109,13 +112,14 @@ class Connection(asyncio.Protocol):
         if exchange is None:  # idle: nothing was asked
             self.close()
             return
+        if not self._head_done:
+            self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(Garbage(str(error.__context__ or error)))
             return
         if not self._head_done:
-            self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
                 self._fail(Garbage(f"the head of the answer is longer than {HEAD_BYTES} bytes"))
             return
@@ -175,11 +179,10 @@ class Connection(asyncio.Protocol):
         if status < 200:
             return
         headers = self._headers
-        if sum(len(name) + len(value) + 4 for name, value in headers) > HEAD_BYTES:
+        if self._head_bytes > HEAD_BYTES and sum(len(name) + len(value) + 4 for name, value in headers) > HEAD_BYTES:
             raise Garbage(f"the head of the answer is longer than {HEAD_BYTES} bytes")
         self._head_done = True
-        names = {name for name, _ in headers}
-        self._until_eof = b"content-length" not in names and b"transfer-encoding" not in names
+        self._until_eof = FRAMING.isdisjoint([name for name, _ in headers])
         self._exchange.on_head(status, headers, self._until_eof)
         if self._to_head:
             self._complete = True
