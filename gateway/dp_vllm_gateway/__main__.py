@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import json
-import logging
 import os
 import resource
 import sys
@@ -15,6 +14,7 @@ import click
 
 from dp_vllm import names
 from dp_vllm.errors import BadSettings, DpVllmError
+from dp_vllm_gateway import log_format
 from dp_vllm_gateway.config import Cors, GatewayConfig, Limits, Tls
 from dp_vllm_gateway.discovery import static
 from dp_vllm_gateway.pick import Policy
@@ -85,7 +85,7 @@ def main(**given: Any) -> None:
     try:
         config = _config(given)
         _raise_open_files()
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+        log_format.set_up(as_json=config.json_log)
         _run(config)
     except DpVllmError as error:
         click.echo(f"dp-vllm gateway: {error}", err=True)

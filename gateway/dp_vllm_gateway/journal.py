@@ -26,7 +26,7 @@ LAST_SECONDS: Final = 1.0
 QUIET_PATHS: Final = frozenset({"/health", "/ready", "/metrics"})
 """Asked every few seconds by machines; not worth a line as long as the answer is good."""
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -65,7 +65,7 @@ class Journal:
         self._write(0.0)
         self._timer = self._loop.call_later(FLUSH_SECONDS, self._flush) if self._lines else None
         if self._lost and not self._lines:
-            logger.warning("%d requests have no line: nobody read the log in time", self._lost)
+            log.warning("%d requests have no line: nobody read the log in time", self._lost)
             self._lost = 0
 
     def _write(self, wait_seconds: float) -> None:

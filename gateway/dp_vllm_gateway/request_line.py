@@ -27,7 +27,7 @@ def text(call: Call, now: int) -> bytes:
     began = call.began_at
     first = f"{call.answered_at - began:.3f}" if call.answered_at else "-"
     return (
-        f"{_time(now)} {_text_of(_kept(call))} id={call.id} prompt={call.prompt_tokens or '-'}"
+        f"{time_of(now)} {_text_of(_kept(call))} id={call.id} prompt={call.prompt_tokens or '-'}"
         f" completion={call.completion_tokens or '-'} first={first} total={call.ended_at - began:.3f}\n"
     ).encode()
 
@@ -38,7 +38,7 @@ def as_json(call: Call, now: int) -> bytes:
     first = f"{call.answered_at - began:.3f}" if call.answered_at else "null"
     prompt, completion = call.prompt_tokens or "null", call.completion_tokens or "null"
     return (
-        f'{{"time":"{_time(now)}",{_json_of(_kept(call))},"id":"{call.id}","prompt_tokens":{prompt},'
+        f'{{"time":"{time_of(now)}",{_json_of(_kept(call))},"id":"{call.id}","prompt_tokens":{prompt},'
         f'"completion_tokens":{completion},"first_token_seconds":{first},'
         f'"total_seconds":{call.ended_at - began:.3f}}}\n'
     ).encode()
@@ -80,7 +80,8 @@ def _json_of(kept: _Kept) -> str:
 
 
 @functools.lru_cache(maxsize=4)
-def _time(now: int) -> str:
+def time_of(now: int) -> str:
+    """Milliseconds of the wall clock as ISO 8601 in UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 1000)) + f".{now % 1000:03d}Z"
 
 

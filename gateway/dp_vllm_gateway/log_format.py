@@ -1,0 +1,39 @@
+"""How the gateway's other log lines look: like its request lines, as text or as JSON."""
+
+import logging
+from typing import Any
+
+import msgspec
+
+from dp_vllm_gateway.request_line import time_of
+
+
+class Text(logging.Formatter):
+    """`TIME LEVEL MESSAGE`, and a trace below it."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        return time_of(int(record.created * 1000))
+
+
+class Json(logging.Formatter):
+    """One object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        said: dict[str, Any] = {
+            "time": time_of(int(record.created * 1000)),
+            "level": record.levelname,
+            "message": record.getMessage().encode("utf-8", "backslashreplace").decode(),
+        }
+        if record.exc_info:
+            said["trace"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(said).decode()
+
+
+def set_up(*, as_json: bool) -> None:
+    """Write what the gateway logs to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(Json() if as_json else Text())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
