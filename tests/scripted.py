@@ -9,9 +9,10 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, TypeAlias
 
 import programs
 
@@ -215,6 +216,9 @@ class Engine:
         return True
 
 
+Engines: TypeAlias = tuple[Engine, Engine]
+
+
 @contextlib.contextmanager
 def engine(script: Script = FINE, **given: Any) -> Iterator[Engine]:
     """A scripted engine that listens."""
@@ -224,3 +228,11 @@ def engine(script: Script = FINE, **given: Any) -> Iterator[Engine]:
         yield running
     finally:
         running.down()
+
+
+def gateway(
+    directory: Path, engines: Iterable[Engine], *flags: str
+) -> contextlib.AbstractContextManager[programs.Program]:
+    """A gateway before these engines, in their order."""
+    replicas = [word for engine in engines for word in ("--replica", engine.url)]
+    return programs.gateway(directory, *replicas, *flags)
