@@ -1,0 +1,211 @@
+"""WebSockets between a client and a replica."""
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import programs
+import pytest
+import wire
+from aiohttp import WSMsgType
+from programs import Program
+
+ENGINE = Path(__file__).parents[1] / "realtime_engine.py"
+PATH = "/v1/realtime"
+UPGRADE = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
+
+
+def engine(directory: Path, socket: Path | None = None) -> AbstractContextManager[Program]:
+    """A real engine on a port, or on a unix socket."""
+    port = programs.free_port()
+    url = f"unix:{socket}" if socket else f"http://127.0.0.1:{port}"
+    argv = programs.python(str(ENGINE), str(socket or port))
+    ready = (lambda: socket.exists()) if socket else (lambda: programs.answers(url + "/health"))
+    return programs.running(argv, directory / f"engine-{port}.log", url=url, ready=ready)
+
+
+@pytest.fixture(scope="module")
+def replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    directory = tmp_path_factory.mktemp("engine")
+    with engine(directory, directory / "engine.sock") as program:
+        yield program
+
+
+@pytest.fixture(scope="module")
+def url(replica: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    flags = ("--replica", replica.url, "--max-body-bytes", "100000")
+    with programs.gateway(tmp_path_factory.mktemp("gateway"), *flags) as program:
+        yield program.url
+
+
+@pytest.fixture(scope="module")
+def guarded(replica: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    flags = ("--replica", replica.url, "--api-key", "ours", "--replica-api-key", "theirs")
+    with programs.gateway(tmp_path_factory.mktemp("gateway"), *flags) as program:
+        yield program.url
+
+
+@asynccontextmanager
+async def connected(url: str, path: str = PATH, **how: Any) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    async with aiohttp.ClientSession() as session, session.ws_connect(url + path, max_msg_size=0, **how) as socket:
+        yield socket
+
+
+async def refused(url: str, path: str = PATH, **how: Any) -> aiohttp.WSServerHandshakeError:
+    with pytest.raises(aiohttp.WSServerHandshakeError) as raised:
+        async with connected(url, path, **how):
+            pass
+    return raised.value
+
+
+async def last_words(socket: aiohttp.ClientWebSocketResponse) -> tuple[int, str]:
+    """The close frame's code and reason."""
+    message = await socket.receive(timeout=programs.START_SECONDS)
+    assert message.type is WSMsgType.CLOSE, message
+    return message.data, str(message.extra)
+
+
+async def test_texts_and_bytes_pass_both_ways(url: str) -> None:
+    async with connected(url) as socket:
+        for text in ("hello", "", "ünïcödé", "x" * 90_000):
+            await socket.send_str(text)
+            assert await socket.receive_str() == text
+        await socket.send_bytes(bytes(range(256)))
+        assert await socket.receive_bytes() == bytes(range(256))
+
+
+async def test_a_ping_is_answered(url: str) -> None:
+    async with connected(url, autoping=False) as socket:
+        await socket.ping(b"are you there?")
+        answer = await socket.receive()
+        assert (answer.type, answer.data) == (WSMsgType.PONG, b"are you there?")
+
+
+async def test_the_engine_sees_the_clients_headers_and_the_client_who_answers(url: str) -> None:
+    headers = {"x-request-id": "r-1", "x-mine": "yes", "Authorization": "Bearer passed"}
+    async with connected(url, PATH + "?a=%20b", headers=headers) as socket:
+        assert socket._response.headers["x-dp-vllm-replica"] == "0"
+        assert socket._response.headers["x-request-id"] == "r-1"
+        await socket.send_str("headers")
+        seen = {name.lower(): value for name, value in json.loads(await socket.receive_str()).items()}
+    assert (seen["x-request-id"], seen["x-mine"], seen["authorization"]) == ("r-1", "yes", "Bearer passed")
+
+
+async def test_the_engine_chooses_the_sub_protocol(url: str) -> None:
+    async with connected(url, PATH + "?speak=b", protocols=("a", "b")) as socket:
+        assert socket.protocol == "b"
+    async with connected(url, PATH, protocols=("a", "b")) as socket:
+        assert socket.protocol is None
+
+
+async def test_a_key_may_come_as_a_sub_protocol_which_no_engine_sees(guarded: str) -> None:
+    offers = ("realtime", "openai-insecure-api-key.ours", "beta")
+    async with connected(guarded, protocols=offers) as socket:
+        assert socket.protocol == "realtime", "a browser gives up if none of its offers is taken"
+        await socket.send_str("headers")
+        seen = json.loads(await socket.receive_str())
+    assert seen["Sec-WebSocket-Protocol"] == "realtime,beta"
+    assert seen["Authorization"] == "Bearer theirs"
+    async with connected(guarded, PATH + "?speak=beta", protocols=offers) as socket:
+        assert socket.protocol == "beta"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"protocols": ("openai-insecure-api-key.wrong",)},
+        {"headers": {"Authorization": "Bearer wrong"}},
+        {"headers": {"Authorization": "Bearer wrong"}, "protocols": ("openai-insecure-api-key.ours",)},
+    ],
+)
+async def test_a_missing_or_wrong_key_is_refused(guarded: str, how: dict[str, Any]) -> None:
+    assert (await refused(guarded, **how)).status == 401
+
+
+async def test_a_key_in_the_header_opens(guarded: str) -> None:
+    async with connected(guarded, headers={"Authorization": "Bearer ours"}) as socket:
+        await socket.send_str("hello")
+        assert await socket.receive_str() == "hello"
+
+
+async def test_the_engines_close_code_and_reason_reach_the_client(url: str) -> None:
+    async with connected(url, autoclose=False) as socket:
+        await socket.send_str("close 4321 that is all")
+        assert await last_words(socket) == (4321, "that is all")
+
+
+async def test_the_clients_close_code_reaches_the_engine(url: str, replica: Program) -> None:
+    async with connected(url) as socket:
+        await socket.close(code=4567, message=b"enough")
+        assert socket.close_code == 4567
+    programs.wait_until(lambda: "closed 4567" in replica.output(), "the engine is told")
+
+
+def test_a_client_that_vanishes_ends_the_engines_side(url: str, replica: Program) -> None:
+    before = replica.output().count("closed 1001")
+    with wire.line(url) as line:
+        line.send(wire.request("GET", PATH, headers={**UPGRADE, "sec-websocket-key": "MDEyMzQ1Njc4OTAxMjM0NQ=="}))
+        assert line.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
+    programs.wait_until(lambda: replica.output().count("closed 1001") > before, "the engine is told")
+
+
+async def test_a_message_beyond_the_limit_ends_the_socket(url: str) -> None:
+    async with connected(url, autoclose=False) as socket:
+        await socket.send_bytes(bytes(100_001))
+        assert (await last_words(socket))[0] == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
+    async with connected(url, autoclose=False) as socket:
+        await socket.send_str("send 100001")
+        assert (await last_words(socket))[0] == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
+
+
+@pytest.mark.parametrize(("said", "told"), [(403, 403), (418, 418), (500, 502), (200, 502)])
+async def test_an_engine_that_refuses_is_believed(url: str, said: int, told: int) -> None:
+    error = await refused(url, f"/refuse/{said}")
+    assert error.status == told
+    assert error.headers is not None and error.headers["content-type"] == "application/json"
+
+
+def test_a_handshake_that_is_none_is_400_and_the_connection_goes_on(url: str) -> None:
+    with wire.line(url) as line:
+        for headers in (UPGRADE, {**UPGRADE, "sec-websocket-key": "no"}, {**UPGRADE, "sec-websocket-version": "1"}):
+            line.send(wire.request("GET", PATH, headers=headers))
+            answer = line.answer()
+            assert (answer.status, answer.error["code"]) == (400, "bad_handshake")
+        line.send(wire.request("GET", "/health"))
+        assert line.answer().status == 200
+
+
+async def test_the_death_of_the_engine_is_told_as_an_error_and_then_another_one_is_used(tmp_path: Path) -> None:
+    with (
+        engine(tmp_path) as first,
+        engine(tmp_path) as second,
+        programs.gateway(tmp_path, "--replica", first.url, "--replica", second.url) as gateway,
+    ):
+        async with connected(gateway.url, autoclose=False) as socket:
+            assert socket._response.headers["x-dp-vllm-replica"] == "0"
+            await socket.send_str("die")
+            assert await last_words(socket) == (1011, "the replica failed")
+        for _ in range(2):
+            async with connected(gateway.url) as socket:
+                assert socket._response.headers["x-dp-vllm-replica"] == "1"
+        second.signal(signal.SIGKILL)
+        second.wait()
+        error = await refused(gateway.url)
+        assert error.status == 503
+        assert error.headers is not None and "retry-after" in error.headers
+
+
+async def test_when_the_gateway_ends_its_sockets_are_told(replica: Program, tmp_path: Path) -> None:
+    flags = ("--replica", replica.url, "--shutdown-timeout", "0.2")
+    with programs.gateway(tmp_path, *flags) as gateway:
+        async with connected(gateway.url, autoclose=False) as socket:
+            gateway.signal(signal.SIGTERM)
+            assert await last_words(socket) == (1001, "the server is shutting down")
+            await socket.close()
+        assert await asyncio.to_thread(gateway.wait) == 0
