@@ -71,14 +71,12 @@ def _escaped(value: str) -> bytes:
 
 
 def _clean(scrape: bytes) -> bytes:
-    """Prometheus takes neither what is no UTF-8 nor NUL; lines end with a newline, here the last one does not."""
+    """Lines as Prometheus takes them: in UTF-8 and without NUL, a newline between them."""
     try:
         scrape.decode()
     except UnicodeDecodeError:
         scrape = scrape.decode("utf-8", "replace").encode()
-    if b"\r" in scrape or b"\0" in scrape:
-        scrape = scrape.replace(b"\r", b"").replace(b"\0", b"")
-    return scrape.rstrip(b"\n")
+    return scrape.replace(b"\0", b"").replace(b"\r\n", b"\n").rstrip(b"\n")
 
 
 def _add(families: _Families, piece: bytes, label: bytes) -> None:
