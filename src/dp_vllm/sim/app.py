@@ -138,17 +138,19 @@ class App:
 
 def too_long(prompt: int, limit: int | None, longest: int) -> errors.Refusal:
     """A prompt that leaves no room for what was asked."""
-    if prompt >= longest or limit is None:
+    if prompt < longest and limit is not None:
         message = (
-            f"This model's maximum context length is {longest} tokens. However, your request has {prompt} input tokens."
-            " Please reduce the length of the input messages."
+            f"You passed {prompt} input tokens and requested {limit} output tokens. However, the model's context length"
+            f" is only {longest} tokens, resulting in a maximum input length of {max(longest - limit, 0)} tokens."
+            f" Please reduce the length of the input prompt. (parameter=input_tokens, value={prompt})"
         )
         return errors.bad_request(message, "input_tokens")
     message = (
-        f"'max_tokens' or 'max_completion_tokens' is too large: {limit}. This model's maximum context length is"
-        f" {longest} tokens and your request has {prompt} input tokens ({limit} > {longest} - {prompt})."
+        f"This model's maximum context length is {longest} tokens. However, your prompt contains at least {longest + 1}"
+        " input tokens, which exceeds this limit even without any output tokens. Please reduce the length of the input"
+        f" prompt. (parameter=input_tokens, value={longest + 1})"
     )
-    return errors.bad_request(message, "max_tokens")
+    return errors.bad_request(message, "input_tokens")
 
 
 def silent_reply(model: str) -> Reply:

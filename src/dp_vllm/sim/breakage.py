@@ -95,6 +95,12 @@ def finish_soon(fault: Fault, request: web.BaseRequest) -> None:
         loop.call_later(_FLUSH_SECONDS, reset if fault.kind == "reset" else close, request)
 
 
+def cut(request: web.BaseRequest) -> web.StreamResponse:
+    """End a stream before its end."""
+    close(request)
+    return Raw()
+
+
 def close(request: web.BaseRequest) -> None:
     """End the connection once what was written has left."""
     if request.transport is not None:

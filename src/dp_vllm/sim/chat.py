@@ -47,7 +47,10 @@ def whole(ask: Ask, sequences: list[Sequence], usage: dict[str, Any]) -> dict[st
         "usage": usage,
         "prompt_logprobs": None,
         "prompt_token_ids": list(sequences[0].prompt) if ask.body.return_token_ids else None,
+        "prompt_text": None,
         "kv_transfer_params": None,
+        "ec_transfer_params": None,
+        "metrics": None,
     }
 
 
@@ -59,7 +62,6 @@ def _choice(ask: Ask, index: int, sequence: Sequence) -> dict[str, Any]:
         "annotations": None,
         "audio": None,
         "function_call": None,
-        "tool_calls": [],
         "reasoning": None,
     }
     return {
@@ -69,6 +71,7 @@ def _choice(ask: Ask, index: int, sequence: Sequence) -> dict[str, Any]:
         "finish_reason": sequence.finish,
         "stop_reason": sequence.reply.stop,
         "token_ids": list(sequence.reply.tokens(0, sequence.generated)) if ask.body.return_token_ids else None,
+        "routed_experts": None,
     }
 
 
@@ -95,7 +98,7 @@ class ChatFrame(Frame):
         delta = {"role": "assistant", "content": ""}
         choice = {"index": self._index, "delta": delta, "logprobs": None, "finish_reason": None}
         ids = {"prompt_token_ids": list(sequence.prompt) if self._ask.body.return_token_ids else None}
-        return self._event({"choices": [choice], **ids}, sequence, 0)
+        return self._event({"choices": [choice], **ids, "prompt_text": None}, sequence, 0)
 
     def delta(self, sequence: Sequence, start: int, end: int) -> bytes:
         if self._plain:
@@ -104,7 +107,8 @@ class ChatFrame(Frame):
 
     def ending(self, sequence: Sequence, start: int) -> bytes:
         choice = self._choice(sequence, start, sequence.generated, sequence.finish)
-        return self._event({"choices": [choice | {"stop_reason": sequence.reply.stop}]}, sequence, sequence.generated)
+        last = {"choices": [choice | {"stop_reason": sequence.reply.stop}], "system_fingerprint": FINGERPRINT}
+        return self._event(last, sequence, sequence.generated)
 
     def _choice(self, sequence: Sequence, start: int, end: int, finish: str | None) -> dict[str, Any]:
         ask = self._ask

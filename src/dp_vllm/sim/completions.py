@@ -73,6 +73,8 @@ def whole(ask: Ask, sequences: list[Sequence], usage: dict[str, Any]) -> dict[st
         "system_fingerprint": FINGERPRINT,
         "usage": usage,
         "kv_transfer_params": None,
+        "ec_transfer_params": None,
+        "metrics": None,
     }
 
 
@@ -87,6 +89,7 @@ def _choice(ask: Ask, index: int, sequence: Sequence) -> dict[str, Any]:
         "token_ids": list(sequence.reply.tokens(0, sequence.generated)) if ask.body.return_token_ids else None,
         "prompt_logprobs": None,
         "prompt_token_ids": list(sequence.prompt) if ask.body.return_token_ids else None,
+        "routed_experts": None,
     }
 
 
@@ -114,20 +117,24 @@ class CompletionFrame(Frame):
         super().__init__(ask, index)
         head = msgspec.json.encode(ask.head("text_completion"))[:-1]
         self._before = b'data: %b,"choices":[{"index":%d,"text":"' % (head, index)
-        self._after = b'","logprobs":null,"finish_reason":null,"stop_reason":null,"token_ids":null}]}\n\n'
+        self._after = (
+            b'","logprobs":null,"finish_reason":null,"stop_reason":null,"prompt_token_ids":null,"token_ids":null}]}\n\n'
+        )
 
     def opening(self, sequence: Sequence) -> bytes:
         echo = _echo(self._ask, sequence)
-        return self._event(self._choice(sequence, 0, 0, None) | {"text": echo}, sequence, 0) if echo else b""
+        choice = self._choice(sequence, 0, 0, None) | {"text": echo}
+        return self._event({"choices": [choice]}, sequence, 0) if echo else b""
 
     def delta(self, sequence: Sequence, start: int, end: int) -> bytes:
         if self._plain:
             return b"%b%b%b" % (self._before, sequence.reply.escaped(start, end), self._after)
-        return self._event(self._choice(sequence, start, end, None), sequence, end)
+        return self._event({"choices": [self._choice(sequence, start, end, None)]}, sequence, end)
 
     def ending(self, sequence: Sequence, start: int) -> bytes:
         choice = self._choice(sequence, start, sequence.generated, sequence.finish)
-        return self._event(choice | {"stop_reason": sequence.reply.stop}, sequence, sequence.generated)
+        last = {"choices": [choice | {"stop_reason": sequence.reply.stop}], "system_fingerprint": FINGERPRINT}
+        return self._event(last, sequence, sequence.generated)
 
     def _choice(self, sequence: Sequence, start: int, end: int, finish: str | None) -> dict[str, Any]:
         ask = self._ask
@@ -137,8 +144,9 @@ class CompletionFrame(Frame):
             "logprobs": None if ask.logprobs is None else _logprobs(sequence, start, end),
             "finish_reason": finish,
             "stop_reason": None,
+            "prompt_token_ids": list(sequence.prompt) if ask.body.return_token_ids and not start else None,
             "token_ids": list(sequence.reply.tokens(start, end)) if ask.body.return_token_ids else None,
         }
 
-    def _event(self, choice: dict[str, Any], sequence: Sequence, generated: int) -> bytes:
-        return self._ask.event(self._ask.head("text_completion") | {"choices": [choice]}, sequence, generated)
+    def _event(self, more: dict[str, Any], sequence: Sequence, generated: int) -> bytes:
+        return self._ask.event(self._ask.head("text_completion") | more, sequence, generated)

@@ -25,7 +25,22 @@ class Refusal(Exception):
 
     @property
     def body(self) -> bytes:
-        return json.dumps(self.error, ensure_ascii=False).encode("utf-8", "replace")
+        return json.dumps(self.error, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+
+
+class Invalid(Refusal):
+    """A body that the framework's validation refuses, in its own words."""
+
+
+class ForMessages(Refusal):
+    """A refusal in Anthropic's shape."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.status, refusal.message, refusal.kind)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        return {"type": "error", "error": {"type": self.kind, "message": self.message}}
 
 
 class Plain(Refusal):
@@ -42,6 +57,12 @@ class Plain(Refusal):
 
 def bad_request(message: str, param: str | None = None) -> Refusal:
     return Refusal(400, message, "BadRequestError", param)
+
+
+def invalid(kind: str, where: str, message: str, more: str) -> Invalid:
+    """What is wrong with a body, and where; `more` is what the validation adds, as Python shows it."""
+    text = f"1 validation error:\n  {{'type': {kind!r}, 'loc': {where!r}, 'msg': {message!r}, {more}}}"
+    return Invalid(400, text, "Bad Request", where)
 
 
 def no_such_model(name: object, known: list[str]) -> Refusal:

@@ -11,7 +11,8 @@ import msgspec
 from aiohttp import web
 
 from dp_vllm.sim import errors
-from dp_vllm.sim.app import FINGERPRINT, App
+from dp_vllm.sim.app import App
+from dp_vllm.sim.breakage import cut
 from dp_vllm.sim.requests import Generate, StreamOptions
 from dp_vllm.sim.sequence import Sequence
 from dp_vllm.sim.stream import Frames, TokenStream, stream_out
@@ -49,7 +50,6 @@ class Ask:
             "object": kind,
             "created": self.created,
             "model": self.model,
-            "system_fingerprint": FINGERPRINT,
         }
 
     def event(self, data: dict[str, Any], sequence: Sequence, generated: int) -> bytes:
@@ -120,7 +120,7 @@ class OneFrames(Frames, Protocol):
         """The end of the stream."""
 
     def failure(self) -> bytes:
-        """The end of the stream if the engine died."""
+        """The end of the stream if the engine died; empty if the connection is cut instead."""
 
 
 async def answer_one(
@@ -150,7 +150,12 @@ async def answer_one(
         if first := frames.start():
             wire.send(first)
         await stream_out(wire, [(sequence, stream)])
-    wire.send(frames.failure() if sequence.finish == "error" else frames.done(sequence))
+    if sequence.finish != "error":
+        wire.send(frames.done(sequence))
+    elif last := frames.failure():
+        wire.send(last)
+    else:
+        return cut(request)
     return await wire.close()
 
 

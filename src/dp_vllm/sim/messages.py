@@ -1,4 +1,4 @@
-"""`/v1/messages`: Anthropic's dialect, as vLLM speaks it, which ends its streams with `[DONE]` too."""
+"""`/v1/messages`: Anthropic's dialect, as vLLM speaks it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from aiohttp import web
 
 from dp_vllm.sim import template, tokens
 from dp_vllm.sim.app import App, request_id
-from dp_vllm.sim.errors import DEAD, Plain, Refusal, bad_request
+from dp_vllm.sim.errors import DEAD, bad_request, invalid
 from dp_vllm.sim.generation import answer_one
 from dp_vllm.sim.requests import Generate, convert
 from dp_vllm.sim.sequence import Sequence
 
 _STOP_REASONS: Final = {"stop": "end_turn", "length": "max_tokens"}
-"""Of anything else, `abort` too, vLLM says null."""
+"""Of anything else, `abort` too, vLLM says null in a stream, and nothing in a whole answer."""
 
 
 class Messages(msgspec.Struct, kw_only=True):
@@ -29,44 +29,24 @@ class Messages(msgspec.Struct, kw_only=True):
     tools: list[dict[str, Any]] | None = None
 
 
-class MessagesRefusal(Plain):
-    """A refusal in Anthropic's shape."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        error = {"type": refusal.kind, "message": refusal.message}
-        super().__init__(refusal.status, {"type": "error", "error": error})
-
-
 async def messages(app: App, request: web.BaseRequest, value: dict[str, Any]) -> web.StreamResponse:
     """Answer one message."""
-    try:
-        return await _messages(app, request, value)
-    except Refusal as refusal:
-        raise MessagesRefusal(refusal) from refusal
+    body = convert(value, Messages)
+    model = app.model(body.model)
+    if body.max_tokens is None:
+        raise invalid("missing", "body.max_tokens", "Field required", "'input': '<dict>'")
+    wanted = Generate(stop=body.stop_sequences, max_tokens=body.max_tokens)
+    frames = MessageFrames("chatcmpl-" + request_id(request), model)
+    streamed = frames if body.stream else None
+    return await answer_one(app, request, _prompt(body), wanted, model, streamed, lambda one: _whole(frames, one))
 
 
 async def count_tokens(app: App, request: web.BaseRequest, value: dict[str, Any]) -> web.StreamResponse:
     """How long the prompt would be."""
-    try:
-        body = convert(value, Messages)
-        app.model(body.model)
-        count = len(_prompt(body))
-    except Refusal as refusal:
-        raise MessagesRefusal(refusal) from refusal
-    return app.json({"input_tokens": count, "context_management": {"original_input_tokens": count}})
-
-
-async def _messages(app: App, request: web.BaseRequest, value: dict[str, Any]) -> web.StreamResponse:
     body = convert(value, Messages)
-    model = app.model(body.model)
-    if body.max_tokens is None:
-        raise bad_request("max_tokens is required.", "max_tokens")
-    wanted = Generate(stop=body.stop_sequences, max_tokens=body.max_tokens)
-    identity = "chatcmpl-" + request_id(request)
-    frames = MessageFrames(identity, model)
-    return await answer_one(
-        app, request, _prompt(body), wanted, model, frames if body.stream else None, lambda one: _whole(frames, one)
-    )
+    app.model(body.model)
+    count = len(_prompt(body))
+    return app.json({"input_tokens": count, "context_management": {"original_input_tokens": count}})
 
 
 def _prompt(body: Messages) -> array[int]:
@@ -79,11 +59,8 @@ def _prompt(body: Messages) -> array[int]:
 def _whole(frames: MessageFrames, sequence: Sequence) -> dict[str, Any]:
     text = {"type": "text", "text": sequence.reply.text(0, sequence.generated)}
     usage = {"input_tokens": len(sequence.prompt), "output_tokens": sequence.generated}
-    return frames.head() | {"content": [text], "usage": usage} | _stop(sequence)
-
-
-def _stop(sequence: Sequence) -> dict[str, Any]:
-    return {"stop_reason": _STOP_REASONS.get(sequence.finish), "stop_sequence": None}
+    reason = _STOP_REASONS.get(sequence.finish)
+    return frames.head() | {"content": [text], "usage": usage} | ({"stop_reason": reason} if reason else {})
 
 
 class MessageFrames:
@@ -117,18 +94,17 @@ class MessageFrames:
     def ending(self, sequence: Sequence, start: int) -> bytes:
         rest = self.delta(sequence, start, sequence.generated) if start < sequence.generated else b""
         usage = {"input_tokens": len(sequence.prompt), "output_tokens": sequence.generated}
+        stop = {"stop_reason": _STOP_REASONS.get(sequence.finish), "stop_sequence": None}
         return (
-            rest
-            + _event("content_block_stop", {"index": 0})
-            + _event("message_delta", {"delta": _stop(sequence), "usage": usage})
+            rest + _event("content_block_stop", {"index": 0}) + _event("message_delta", {"delta": stop, "usage": usage})
         )
 
     def done(self, sequence: Sequence) -> bytes:
-        return _event("message_stop", {}) + b"data: [DONE]\n\n"
+        return _event("message_stop", {})
 
     def failure(self) -> bytes:
         error = {"type": "internal_error", "message": DEAD}
-        return _event("error", {"error": error}) + b"data: [DONE]\n\n"
+        return _event("error", {"error": error})
 
 
 def _event(kind: str, data: dict[str, Any]) -> bytes:

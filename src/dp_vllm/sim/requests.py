@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, TypeVar
 
 import msgspec
 
-from dp_vllm.sim.errors import Refusal, bad_request
+from dp_vllm.sim.errors import Refusal, bad_request, invalid
 
 _T = TypeVar("_T")
 
@@ -54,17 +55,16 @@ class Completion(Generate, kw_only=True):
 def read_json(body: bytes, content_type: str) -> dict[str, Any]:
     """The body as an object. Raises Refusal, worded as FastAPI's validation is."""
     if content_type.split(";")[0].strip().lower() not in ("application/json", ""):
-        raise Refusal(400, "['Unsupported Media Type: Only \\'application/json\\' is allowed']")
+        said = "Unsupported Media Type: Only 'application/json' is allowed"
+        raise invalid("value_error", "header.content-type", said, f"'input': {content_type!r:.80}")
     try:
         value = json.loads(body)
     except ValueError as error:
-        place = getattr(error, "pos", 0)
-        reason = getattr(error, "msg", str(error))
-        detail = {"type": "json_invalid", "loc": ("body", place), "msg": "JSON decode error", "input": {}}
-        raise Refusal(400, str([detail | {"ctx": {"error": reason}}])) from error
+        place, reason = getattr(error, "pos", 0), getattr(error, "msg", str(error))
+        more = f"'input': '<dict of 0 items>', 'ctx': {{'error': {reason!r}}}"
+        raise invalid("json_invalid", f"body.{place}", "JSON decode error", more) from error
     if not isinstance(value, dict):
-        detail = {"type": "model_attributes_type", "loc": ("body",), "msg": "Input should be a valid dictionary"}
-        raise Refusal(400, str([detail]))
+        raise invalid("model_attributes_type", "body", "Input should be a valid dictionary", f"'input': {value!r:.80}")
     return value
 
 
@@ -73,7 +73,22 @@ def convert(value: dict[str, Any], wanted: type[_T]) -> _T:
     try:
         return msgspec.convert(value, wanted, strict=False)
     except msgspec.ValidationError as error:
-        raise Refusal(400, str(error), "Bad Request") from error
+        raise _refused(str(error), value) from error
+
+
+def _refused(message: str, value: dict[str, Any]) -> Refusal:
+    """The same in the framework's words, as far as they are known here."""
+    missing = re.search(r"missing required field `(\w+)`", message)
+    if missing:
+        return invalid("missing", f"body.{missing[1]}", "Field required", "'input': '<dict>'")
+    wrong = re.search(r"at `\$\.(.+)`", message)
+    if wrong is None:
+        return invalid("value_error", "body", message, "'input': '<dict>'")
+    where, given = wrong[1].replace("[", ".").replace("]", ""), value.get(re.split(r"\W", wrong[1])[0])
+    if message.startswith("Expected `int") and isinstance(given, str):
+        said = "Input should be a valid integer, unable to parse string as an integer"
+        return invalid("int_parsing", f"body.{where}", said, f"'input': {given!r:.80}")
+    return invalid("type_error", f"body.{where}", message.partition(" - at ")[0], f"'input': {given!r:.80}")
 
 
 def check_positive(name: str, value: int | None, *, least: int = 1) -> None:

@@ -16,7 +16,11 @@ from dp_vllm.sim.generation import answer_one
 from dp_vllm.sim.requests import Generate, convert
 from dp_vllm.sim.sequence import Sequence
 
-_STATUS: Final = {"length": "incomplete", "abort": "cancelled"}
+_ALWAYS_NULL: Final = (
+    *("max_tool_calls", "prompt", "reasoning", "text", "top_logprobs", "usage", "user"),
+    *("kv_transfer_params", "ec_transfer_params", "input_messages", "output_messages"),
+)
+"""Fields of a response that have a value in no answer given here, but `usage` at its end."""
 
 
 class Ask(msgspec.Struct, kw_only=True):
@@ -138,33 +142,43 @@ class ResponseFrames:
             "instructions": body.instructions,
             "metadata": body.metadata,
             "incomplete_details": None,
-            "error": None,
             "parallel_tool_calls": True,
-            "temperature": body.temperature,
-            "top_p": body.top_p,
-            "tool_choice": body.tool_choice,
+            "temperature": 1.0 if body.temperature is None else body.temperature,
+            "top_p": 1.0 if body.top_p is None else body.top_p,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "tool_choice": body.tool_choice if body.tools else "none",
             "tools": body.tools,
             "background": bool(body.background),
             "max_output_tokens": body.max_output_tokens,
             "previous_response_id": body.previous_response_id,
             "service_tier": "auto",
             "truncation": "disabled",
-            "usage": None,
-        }
+        } | dict.fromkeys(_ALWAYS_NULL)
 
     def whole(self, sequence: Sequence) -> dict[str, Any]:
-        """The finished response."""
-        status = _STATUS.get(sequence.finish, "completed")
+        """The finished response. As in vLLM, one that was aborted says "completed"."""
+        status = "incomplete" if sequence.finish == "length" else "completed"
         prompt, generated = len(sequence.prompt), sequence.generated
         usage = {
             "input_tokens": prompt,
-            "input_tokens_details": {"cached_tokens": sequence.cached},
+            "input_tokens_details": {
+                "cached_tokens": sequence.cached,
+                "cache_write_tokens": 0,
+                "input_tokens_per_turn": [],
+                "cached_tokens_per_turn": [],
+            },
             "output_tokens": generated,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {
+                "reasoning_tokens": 0,
+                "tool_output_tokens": 0,
+                "output_tokens_per_turn": [],
+                "tool_output_tokens_per_turn": [],
+            },
             "total_tokens": prompt + generated,
         }
         reason = {"reason": "max_output_tokens"} if status == "incomplete" else None
-        item = self._item(sequence, "completed")
+        item = self._item([_part(sequence.reply.text(0, generated))], "completed")
         return self.response(status) | {"output": [item], "usage": usage, "incomplete_details": reason}
 
     def start(self) -> bytes:
@@ -174,9 +188,9 @@ class ResponseFrames:
         )
 
     def opening(self, sequence: Sequence) -> bytes:
-        item = {"id": self._item_id, "type": "message", "role": "assistant", "content": [], "status": "in_progress"}
-        added = self._event("response.output_item.added", {"output_index": 0, "item": item})
-        return added + self._event("response.content_part.added", self._place() | {"part": _part("")})
+        added = self._event("response.output_item.added", {"output_index": 0, "item": self._item([], "in_progress")})
+        part = _part("") | {"logprobs": []}
+        return added + self._event("response.content_part.added", self._place() | {"part": part})
 
     def delta(self, sequence: Sequence, start: int, end: int) -> bytes:
         number, self._number = self._number, self._number + 1
@@ -185,7 +199,7 @@ class ResponseFrames:
     def ending(self, sequence: Sequence, start: int) -> bytes:
         rest = self.delta(sequence, start, sequence.generated) if start < sequence.generated else b""
         text = sequence.reply.text(0, sequence.generated)
-        item = self._item(sequence, "completed")
+        item = self._item([_part(text)], "completed")
         return b"".join(
             (
                 rest,
@@ -199,11 +213,17 @@ class ResponseFrames:
         return self._event("response.completed", {"response": self.keep(sequence)})
 
     def failure(self) -> bytes:
-        return b"data: %b\n\n" % errors.dead().body
+        return b""
 
-    def _item(self, sequence: Sequence, status: str) -> dict[str, Any]:
-        content = [_part(sequence.reply.text(0, sequence.generated))]
-        return {"id": self._item_id, "type": "message", "role": "assistant", "content": content, "status": status}
+    def _item(self, content: list[dict[str, Any]], status: str) -> dict[str, Any]:
+        return {
+            "id": self._item_id,
+            "type": "message",
+            "role": "assistant",
+            "content": content,
+            "status": status,
+            "phase": None,
+        }
 
     def _place(self) -> dict[str, Any]:
         return {"item_id": self._item_id, "output_index": 0, "content_index": 0}
@@ -215,4 +235,4 @@ class ResponseFrames:
 
 
 def _part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": None}

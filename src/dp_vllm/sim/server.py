@@ -54,7 +54,7 @@ class Server:
         try:
             response = await self._answer(request)
         except errors.Refusal as refusal:
-            response = web.Response(body=refusal.body, status=refusal.status, content_type="application/json")
+            response = _refused(refusal, request["route"])
         finally:
             self.in_flight -= 1
             if not self.in_flight:
@@ -116,6 +116,13 @@ class Server:
         kind, _, key = request.headers.get("Authorization", "").partition(" ")
         if kind.lower() != "bearer" or _digest(key) not in self._keys:
             raise errors.Plain(401, {"error": "Unauthorized"})
+
+
+def _refused(refusal: errors.Refusal, route: str) -> web.Response:
+    """In the shape of the route's dialect; the framework's refusals are the same for all."""
+    if route.startswith("/v1/messages") and not isinstance(refusal, errors.Plain | errors.Invalid):
+        refusal = errors.ForMessages(refusal)
+    return web.Response(body=refusal.body, status=refusal.status, content_type="application/json")
 
 
 def _digest(key: str) -> bytes:

@@ -18,4 +18,5 @@ def usage(sequences: list[Sequence], *, details: bool, choices: int = 1) -> dict
         "total_tokens": prompt + generated,
         "completion_tokens": generated,
         "prompt_tokens_details": cached,
+        "completion_tokens_details": None,
     }
