@@ -11,7 +11,9 @@ from typing import Final
 import aiohttp
 import msgspec
 
-_TIMEOUT: Final = aiohttp.ClientTimeout(total=2)
+_HEALTH_SECONDS: Final = 2.0
+_STATE_SECONDS: Final = 0.5
+"""Short, because the supervisor's loop waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,25 +39,25 @@ class GatewayState:
 
 async def is_healthy(address: str) -> bool:
     """Whether the engine at `address` (`unix:/path` or `host:port`) answers `GET /health` with 200."""
-    return await _get(address, "/health") is not None
+    return await _get(address, "/health", _HEALTH_SECONDS) is not None
 
 
 async def gateway_state(admin_socket: Path) -> GatewayState | None:
     """The gateway's own account; None if it does not answer."""
-    body = await _get(f"unix:{admin_socket}", "/state")
+    body = await _get(f"unix:{admin_socket}", "/state", _STATE_SECONDS)
     try:
         return None if body is None else msgspec.json.decode(body, type=GatewayState)
     except msgspec.DecodeError:
         return None
 
 
-async def _get(address: str, path: str) -> bytes | None:
+async def _get(address: str, path: str, seconds: float) -> bytes | None:
     socket = address.removeprefix("unix:")
     connector = aiohttp.UnixConnector(socket) if address.startswith("unix:") else aiohttp.TCPConnector()
     host = "localhost" if address.startswith("unix:") else address
     try:
         async with (
-            aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT) as session,
+            aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=seconds)) as session,
             session.get(f"http://{host}{path}") as answer,
         ):
             return await answer.read() if answer.status == 200 else None

@@ -1,0 +1,38 @@
+"""kill -9 of parts of a run under load: clients lose nothing but the streams that the dead part was sending."""
+
+import asyncio
+from collections.abc import Callable
+
+from end_to_end.load import load
+from end_to_end.served import is_alive, kill, serve
+from programs import wait_until
+
+SLOW = ("--sim-decode-step-seconds", "0.02", "--sim-prefill-tokens-per-second", "3000")
+"""A chat takes most of a second, and waits for its first token long enough to be killed before it."""
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    await asyncio.to_thread(wait_until, condition, what)
+
+
+async def test_a_killed_replica_costs_only_the_streams_it_was_sending() -> None:
+    with serve(*SLOW, replicas=4) as served:
+        async with load(served.url, clients=32) as clients:
+            await clients.until(count=40)
+            await until(lambda: (served.in_flight(0) or 0) >= 4, "there is something to lose")
+            kill(served.pids()["0"])
+            await until(lambda: not served.serves(0), "the death is noticed")
+            await until(lambda: served.serves(0), "the replica is back")
+            await clients.until(count=40)
+        cut = [chat for chat in clients.chats if not chat.is_whole]
+        assert all(chat.stream and chat.is_cut_in_order and chat.replica == "0" for chat in cut), cut
+        assert len(cut) < 32 / 2, "at most every stream of that moment"
+        await until(lambda: served.in_flight() == 0, "nothing is in flight any more")
+
+
+def test_nothing_is_left_5_seconds_after_the_supervisor_was_killed() -> None:
+    with serve("--sim-fault", "orphan", "ignore-sigterm", replicas=4) as served:
+        processes = served.descendants()
+        assert len(processes) == 14, "a gateway and four engines, a guardian each, and what each engine let loose"
+        kill(served.program.pid)
+        wait_until(lambda: not any(is_alive(process) for process in processes), "all are gone", seconds=5)
