@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 
+import programs
 import pytest
 import scripted
+import wire
 from scripted import Engines
 
 
@@ -23,7 +25,22 @@ def engines(both_engines: Engines) -> Engines:
 
 
 @pytest.fixture(scope="module")
-def url(both_engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the gateway listens."""
-    with scripted.gateway(tmp_path_factory.mktemp("gateway"), both_engines) as program:
-        yield program.url
+def shared(both_engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    directory = tmp_path_factory.mktemp("gateway")
+    admin = directory / "admin.sock"
+    with scripted.gateway(directory, both_engines, "--admin-socket", str(admin)) as program:
+        yield program.url, f"unix:{admin}"
+
+
+@pytest.fixture
+def url(shared: tuple[str, str]) -> Iterator[str]:
+    """Where the gateway listens. Whatever becomes of a test's requests, none is in flight after it."""
+    url, admin = shared
+    yield url
+    programs.wait_until(lambda: not in_flight(admin), "nothing is in flight")
+
+
+def in_flight(admin: str) -> int:
+    """Requests and sequences that the gateway counts, over all replicas."""
+    state = wire.ask(admin, "GET", "/state").json()
+    return int(state["in_flight"] + sum(replica["sequences"] for replica in state["replicas"].values()))
