@@ -61,7 +61,7 @@ class Gateway:
         except Refusal as refusal:
             return self._refuse(refusal, relay, call)
         except (asyncio.CancelledError, ConnectionError):
-            call.status, call.reason = 499, "the client left"
+            call.status, call.reason = 499, "client_left"
             raise
         finally:
             call.ended_at = self._loop.time()

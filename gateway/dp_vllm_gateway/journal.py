@@ -17,6 +17,9 @@ from dp_vllm_gateway.call import Call
 
 FLUSH_SECONDS: Final = 0.1
 
+AGAIN_SECONDS: Final = 0.005
+"""Until the next try if standard error did not take all: a pipe holds 64 kB, and much may be waiting for it."""
+
 MOST_WAITING: Final = 20_000
 """Lines that wait for a reader; about 5 MB."""
 
@@ -32,9 +35,10 @@ log = logging.getLogger(__name__)
 class Journal:
     """Owns the lines that are not written yet. To be made within a running event loop."""
 
-    def __init__(self, line_of: Callable[[Call, int], bytes], fd: int = 2) -> None:
+    def __init__(self, line_of: Callable[[Call, int], bytes], fd: int = 2, most: int = MOST_WAITING) -> None:
         self._line_of = line_of
         self._fd = fd
+        self._most = most
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
         self._loop = asyncio.get_running_loop()
@@ -46,7 +50,7 @@ class Journal:
         """Note a request that has ended."""
         if call.path in QUIET_PATHS and call.status < 400:
             return
-        if len(self._lines) >= MOST_WAITING:
+        if len(self._lines) >= self._most:
             self._lost += 1
             return
         self._lines.append(self._line_of(call, time.time_ns() // 1_000_000))
@@ -63,7 +67,7 @@ class Journal:
 
     def _flush(self) -> None:
         self._write(0.0)
-        self._timer = self._loop.call_later(FLUSH_SECONDS, self._flush) if self._lines else None
+        self._timer = self._loop.call_later(AGAIN_SECONDS, self._flush) if self._lines else None
         if self._lost and not self._lines:
             log.warning("%d requests have no line: nobody read the log in time", self._lost)
             self._lost = 0
