@@ -62,7 +62,7 @@ async def test_sigterm_lets_short_streams_end_and_tells_long_ones() -> None:
             long = tasks.create_task(streamed(session, served.url, tokens=2000))
             await asyncio.to_thread(wait_until, lambda: served.in_flight() == 2, "both are in flight")
             served.program.signal(signal.SIGTERM)
-        assert "stopping: " in served.program.output()
+        assert "dp-vllm   | stopping" in served.program.output()
         assert short.result()[-1] == "[DONE]"
         assert "error" in json.loads(long.result()[-1])
         assert await asyncio.to_thread(served.program.wait) == 0

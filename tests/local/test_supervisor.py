@@ -211,7 +211,7 @@ def test_an_engine_is_told_to_end_only_when_nothing_is_in_flight_on_it(tmp_path:
         served.set_in_flight(_0=1, _1=0)
         served.program.signal(signal.SIGTERM)
         wait_until(lambda: served.is_printed("SIGTERM", replica=1), "the idle one is told")
-        served.says("stopping: 1 request in flight, 600 s left")
+        served.says("1 request in flight, 600 s left")
         assert not served.is_printed("SIGTERM", replica=0)
         served.set_in_flight(_0=0)
         assert served.program.wait() == 0
@@ -223,7 +223,7 @@ def test_the_second_ctrl_c_ends_everything_at_once_and_engines_never_see_the_fir
         wait_until(served.is_ready, "it is ready")
         served.set_in_flight(_0=1)
         os.killpg(served.program.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
-        served.says("stopping: 1 request in flight")
+        served.says("1 request in flight")
         os.killpg(served.program.pid, signal.SIGINT)
         assert served.program.wait() == 0
         assert "SIGINT" not in served.log() and "SIGTERM" not in served.log()

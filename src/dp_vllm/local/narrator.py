@@ -18,7 +18,7 @@ class Narrator:
         self._told_end: dict[str, plan.End] = {}
         self._told_down: list[plan.End] = []
         """After what those ended that stay down."""
-        self._told_stopping = float("inf")
+        self._told_left = float("inf")
         """The seconds left that were last said."""
 
     def tell(self, gateway: Child, replicas: Sequence[Child], *, stopping: bool) -> None:
@@ -31,11 +31,11 @@ class Narrator:
             self._told_ready[replica.name] = replica.starts
             self.say(words.ready(f"replica {replica.name}", replica.start_seconds, count, len(replicas)))
 
-    def tell_stopping(self, in_flight: int | None, seconds_left: float) -> None:
+    def tell_in_flight(self, count: int, seconds_left: float) -> None:
         """Say every second how long what is in flight still has."""
-        if in_flight != 0 and 0 < seconds_left <= self._told_stopping - 1:
-            self._told_stopping = seconds_left
-            self.say(words.stopping(in_flight, seconds_left))
+        if count and 0 < seconds_left <= self._told_left - 1:
+            self._told_left = seconds_left
+            self.say(words.in_flight(count, seconds_left))
 
     def _tell_end(self, child: Child, name: str, stopping: bool) -> None:
         ends = child.observed.ends

@@ -117,8 +117,8 @@ class Supervisor:
             since = self._publisher.draining_since(replica.name)
             if not running or (state and since is not None and state.is_done_with(replica.name, since)):
                 replica.note_drained()
-        if self._stop is not None and running:
-            self._narrator.tell_stopping(state.in_flight if state else None, self._stop.drain_until - time.monotonic())
+        if self._stop is not None and state is not None:
+            self._narrator.tell_in_flight(state.in_flight, self._stop.drain_until - time.monotonic())
 
     def _act(self, tasks: asyncio.TaskGroup) -> None:
         now = time.monotonic()
@@ -165,6 +165,7 @@ class Supervisor:
 
     def _on_signal(self) -> None:
         if self._stop is None:
+            self._narrator.say(words.STOPPING)
             self._end_everything(self._deployment.shutdown_timeout_seconds)
         else:
             self._narrator.say(words.KILLING)

@@ -75,12 +75,11 @@ def stays_down(name: str, end: End, lines: Sequence[str]) -> str:
     return f"{name} stays down, it failed several times in the same way ({end}){':' if last else ''}{last}"
 
 
-def stopping(in_flight: int | None, seconds_left: float) -> str:
-    """`in_flight` is None if the gateway does not say."""
-    what = "requests" if in_flight is None else "1 request" if in_flight == 1 else f"{in_flight} requests"
-    return f"stopping: {what} in flight, {max(0, round(seconds_left))} s left (Ctrl-C again ends everything at once)"
+def in_flight(count: int, seconds_left: float) -> str:
+    return f"{count} {'request' if count == 1 else 'requests'} in flight, {max(1, round(seconds_left))} s left"
 
 
+STOPPING: Final = "stopping (Ctrl-C again ends everything at once)"
 NOTHING_CAME_UP: Final = "no replica came up, so there is nothing to serve"
 NOTHING_IS_LEFT: Final = "all replicas stay down, so there is nothing left to serve"
 NO_GATEWAY: Final = "the gateway does not come up, so nothing can be served"
