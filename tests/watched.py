@@ -1,7 +1,7 @@
 """A gateway that a test can look into through its admin socket."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,10 @@ class Scrape:
     def value(self, name: str, **labels: str) -> float:
         """The sum of all samples of that name that have these labels; 0 if there is none."""
         return sum(s.value for s in self._samples if s.name == name and labels.items() <= s.labels.items())
+
+    def since(self, before: "Scrape") -> Callable[..., float]:
+        """`value` of what was counted after another scrape."""
+        return lambda name, **labels: self.value(name, **labels) - before.value(name, **labels)
 
     def labels(self, name: str, label: str) -> set[str]:
         """The values that a label has."""
@@ -44,6 +48,9 @@ class Gateway:
     def state(self) -> dict[str, Any]:
         return dict(wire.ask(self.admin, "GET", "/state").json())
 
+    def wait_until_idle(self) -> None:
+        programs.wait_until(lambda: self.state()["in_flight"] == 0, "nothing is in flight")
+
     def lines(self, count: int, mark: str = "/v1/") -> list[str]:
         """The lines of the log with `mark`, once there are so many."""
         programs.wait_until(lambda: len(self._lines(mark)) >= count, f"{count} lines with {mark}")
@@ -61,4 +68,4 @@ def gateway(directory: Path, *engines: Engine, flags: tuple[str, ...] = ()) -> I
     with programs.gateway(directory, *replicas, "--admin-socket", str(socket), *flags) as program:
         running = Gateway(program, f"unix:{socket}")
         yield running
-        programs.wait_until(lambda: running.state()["in_flight"] == 0, "nothing is in flight")
+        running.wait_until_idle()

@@ -7,15 +7,15 @@ import os
 import re
 import select
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import programs
 import pytest
 import scripted
 import wire
-from scripted import STREAM, event, said
-from watched import gateway
+from scripted import STREAM, Engine, event, said
+from watched import Gateway, gateway
 
 from dp_vllm_gateway import request_line
 from dp_vllm_gateway.call import Call
@@ -43,43 +43,69 @@ def call(**given: object) -> Call:
     return ended
 
 
-def test_a_request_leaves_a_line_that_says_what_became_of_it(tmp_path: Path) -> None:
-    answer = {**said("fine", "stop"), "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
-    keys = tmp_path / "keys"
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Gateway]]:
+    """An engine, and a gateway with one key: `KEY`."""
+    directory = tmp_path_factory.mktemp("gateway")
+    keys = directory / "keys"
     keys.write_text("alice=secret-of-alice\n")
     with (
-        scripted.engine(scripted.saying(scripted.whole(200, answer))) as engine,
-        gateway(tmp_path, engine, flags=("--api-key-file", str(keys))) as running,
+        scripted.engine() as engine,
+        gateway(directory, engine, flags=("--api-key-file", str(keys))) as running,
     ):
-        headers = {"authorization": "Bearer secret-of-alice", "x-request-id": "mine"}
-        assert wire.complete(running.url, headers, prompt="a very private prompt").status == 200
-        assert wire.complete(running.url, {"authorization": "Bearer guessed"}).status == 401
-        good, bad = map(fields, running.lines(2))
-        output = running.program.output()
+        yield engine, running
+
+
+KEY = {"authorization": "Bearer secret-of-alice"}
+
+
+def line_of(running: Gateway, request: str) -> dict[str, str]:
+    """The fields of one request's line."""
+    (line,) = running.lines(1, f"id={request} ")
+    return fields(line)
+
+
+def test_a_request_leaves_a_line_that_says_what_became_of_it(both: tuple[Engine, Gateway]) -> None:
+    engine, running = both
+    answer = {**said("fine", "stop"), "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
+    engine.script = scripted.saying(scripted.whole(200, answer))
+    assert wire.complete(running.url, KEY | {"x-request-id": "mine"}, prompt="a very private prompt").status == 200
+    line = line_of(running, "mine")
     expected = {"status": "200", "method": "POST", "path": "/v1/completions", "key": "alice", "model": "demo/model"}
-    expected |= {"replica": "0", "attempts": "1", "reason": "-", "id": "mine", "prompt": "7", "completion": "3"}
-    assert good.items() >= expected.items()
-    assert 0 <= float(good["first"]) <= float(good["total"])
-    assert bad.items() >= {"status": "401", "key": "-", "replica": "-", "reason": "invalid_api_key"}.items()
-    for secret in ("secret-of-alice", "guessed", "private"):
-        assert secret not in output
+    expected |= {"replica": "0", "attempts": "1", "reason": "-", "prompt": "7", "completion": "3"}
+    assert line.items() >= expected.items()
+    assert 0 <= float(line["first"]) <= float(line["total"])
+    for secret in ("secret-of-alice", "private"):
+        assert secret not in running.program.output()
 
 
-def test_a_broken_stream_and_a_client_that_left_say_so(tmp_path: Path) -> None:
+def test_a_refused_request_leaves_a_line_with_the_reason(both: tuple[Engine, Gateway]) -> None:
+    _, running = both
+    headers = {"authorization": "Bearer guessed", "x-request-id": "refused"}
+    assert wire.complete(running.url, headers).status == 401
+    line = line_of(running, "refused")
+    assert line.items() >= {"status": "401", "key": "-", "replica": "-", "reason": "invalid_api_key"}.items()
+    assert "guessed" not in running.program.output()
+
+
+def test_a_broken_stream_says_so(both: tuple[Engine, Gateway]) -> None:
+    engine, running = both
+    engine.script = scripted.then_closing(STREAM, event(said("a")))
+    wire.complete(running.url, KEY | {"x-request-id": "torn"}, stream=True)
+    line = line_of(running, "torn")
+    assert (line["status"], line["reason"]) == ("200", "broken")
+
+
+def test_a_client_that_left_is_499(both: tuple[Engine, Gateway]) -> None:
+    engine, running = both
+    engine.script = scripted.saying(STREAM, event(said("a")))
     body = json.dumps({"model": "demo/model", "prompt": "hello", "stream": True}).encode()
-    with (
-        scripted.engine(scripted.then_closing(STREAM, event(said("a")))) as engine,
-        gateway(tmp_path, engine) as running,
-    ):
-        wire.complete(running.url, stream=True)
-        broken = fields(running.lines(1)[0])
-        engine.script = scripted.saying(STREAM, event(said("a")))
-        with wire.line(running.url) as client:
-            client.send(wire.request("POST", "/v1/completions", body))
-            client.read_until(b'"a"')
-        left = fields(running.lines(2)[1])
-    assert (broken["status"], broken["reason"]) == ("200", "broken")
-    assert (left["status"], left["reason"]) == ("499", "client_left")
+    with wire.line(running.url) as client:
+        client.send(wire.request("POST", "/v1/completions", body, KEY | {"x-request-id": "left"}))
+        client.read_until(b'"a"')
+    line = line_of(running, "left")
+    assert (line["status"], line["reason"]) == ("499", "client_left")
+    running.wait_until_idle()
 
 
 def test_the_log_can_be_json(tmp_path: Path) -> None:
@@ -157,11 +183,11 @@ def test_nothing_that_clients_choose_forges_a_json_line(value: str) -> None:
     assert said["model"] == said["reason"] == said["path"][1:]
 
 
-@pytest.mark.parametrize("line_of", [request_line.text, request_line.as_json])
-def test_a_query_is_not_told_and_long_values_are_cut(line_of: Callable[[Call, int], bytes]) -> None:
-    assert b"secret" not in line_of(call(path="/v1/models?key=secret"), 0)
+@pytest.mark.parametrize("written", [request_line.text, request_line.as_json])
+def test_a_query_is_not_told_and_long_values_are_cut(written: Callable[[Call, int], bytes]) -> None:
+    assert b"secret" not in written(call(path="/v1/models?key=secret"), 0)
     long = "\U0001f600" * 100_000
-    assert len(line_of(call(path=long, model=long, reason=long, id="i" * 128), 0)) <= select.PIPE_BUF
+    assert len(written(call(path=long, model=long, reason=long, id="i" * 128), 0)) <= select.PIPE_BUF
 
 
 def test_the_time_is_utc_with_milliseconds() -> None:
