@@ -35,11 +35,15 @@ async def main() -> None:
         return {name: int(number) for name, number in map(str.split, lines)}
 
     def state() -> bytes:
-        counts = in_flight()
         print("asked", flush=True)
-        replicas = {name: {"in_flight": number, "available": True} for name, number in counts.items()}
-        generation = json.loads(given.endpoints_file.read_bytes())["generation"]
-        return json.dumps({"generation": generation, "in_flight": sum(counts.values()), "replicas": replicas}).encode()
+        counts = in_flight()
+        told = json.loads(given.endpoints_file.read_bytes())
+        replicas = {
+            endpoint["name"]: {"in_flight": counts.get(endpoint["name"], 0), "available": endpoint["state"] == "ready"}
+            for endpoint in told["endpoints"]
+        }
+        total = sum(counts.values())
+        return json.dumps({"generation": told["generation"], "in_flight": total, "replicas": replicas}).encode()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")

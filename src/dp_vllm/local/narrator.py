@@ -21,21 +21,29 @@ class Narrator:
         self._told_left = float("inf")
         """The seconds left that were last said."""
 
-    def tell(self, gateway: Child, replicas: Sequence[Child], *, stopping: bool) -> None:
-        """Say what became ready and what ended; ends that were ordered are no news."""
+    def tell_ends(self, gateway: Child, replicas: Sequence[Child], *, stopping: bool) -> None:
+        """Say what ended; ends that were ordered are no news."""
         for child in (gateway, *replicas):
             self._tell_end(child, "the gateway" if child is gateway else f"replica {child.name}", stopping)
-        ready = [replica for replica in replicas if replica.state is State.READY]
-        new = [replica for replica in ready if self._told_ready.get(replica.name) != replica.starts]
-        for count, replica in enumerate(new, len(ready) - len(new) + 1):
-            self._told_ready[replica.name] = replica.starts
-            self.say(words.ready(f"replica {replica.name}", replica.start_seconds, count, len(replicas)))
+
+    def untold(self, replicas: Sequence[Child]) -> list[Child]:
+        """Those that are ready and were not yet said to be."""
+        return [each for each in replicas if each.state is State.READY and not self._is_told_ready(each)]
+
+    def tell_ready(self, replica: Child, replicas: Sequence[Child]) -> None:
+        """Say that this one of the replicas serves."""
+        self._told_ready[replica.name] = replica.starts
+        count = sum(each.state is State.READY and self._is_told_ready(each) for each in replicas)
+        self.say(words.ready(f"replica {replica.name}", replica.start_seconds, count, len(replicas)))
 
     def tell_in_flight(self, count: int, seconds_left: float) -> None:
         """Say every second how long what is in flight still has."""
         if count and 0 < seconds_left <= self._told_left - 1:
             self._told_left = seconds_left
             self.say(words.in_flight(count, seconds_left))
+
+    def _is_told_ready(self, replica: Child) -> bool:
+        return self._told_ready.get(replica.name) == replica.starts
 
     def _tell_end(self, child: Child, name: str, stopping: bool) -> None:
         ends = child.observed.ends

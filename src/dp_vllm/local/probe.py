@@ -21,6 +21,7 @@ class ReplicaState:
     """What the gateway has to do with one replica."""
 
     in_flight: int = 0
+    available: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,10 @@ class GatewayState:
     """Of the endpoints file that it acts upon, in all its processes."""
     in_flight: int
     replicas: Mapping[str, ReplicaState] = field(default_factory=dict)
+
+    def uses(self, replica: str) -> bool:
+        """Whether it sends requests there."""
+        return self.replicas.get(replica, ReplicaState()).available
 
     def is_done_with(self, replica: str, generation: int) -> bool:
         """Whether it has read that generation of the endpoints file, and nothing is in flight on the replica."""

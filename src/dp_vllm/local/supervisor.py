@@ -78,7 +78,7 @@ class Supervisor:
                 await self._look()
                 self._act(tasks)
                 self._publisher.publish(self._gateway, self._replicas)
-                self._narrator.tell(self._gateway, self._replicas, stopping=self._stop is not None)
+                self._narrator.tell_ends(self._gateway, self._replicas, stopping=self._stop is not None)
                 self._give_up_if_hopeless()
                 await self._pause()
             rotation.cancel()
@@ -107,9 +107,10 @@ class Supervisor:
             return
 
     async def _look(self) -> None:
-        """Find out which of the replicas that are to end have nothing in flight any more."""
-        ending = [each for each in self._replicas if each.is_draining]
-        if not ending:
+        """Ask the gateway, if something depends on it: is it done with those that are to end, does it use the new?"""
+        ending = [replica for replica in self._replicas if replica.is_draining]
+        new = self._narrator.untold(self._replicas)
+        if not ending and not new:
             return
         running = self._gateway.observed.running
         state = await probe.gateway_state(self._deployment.directory.admin_socket) if running else None
@@ -117,7 +118,12 @@ class Supervisor:
             since = self._publisher.draining_since(replica.name)
             if not running or (state and since is not None and state.is_done_with(replica.name, since)):
                 replica.note_drained()
-        if self._stop is not None and state is not None:
+        if state is None:
+            return
+        for replica in new:
+            if state.uses(replica.name):
+                self._narrator.tell_ready(replica, self._replicas)
+        if self._stop is not None:
             self._narrator.tell_in_flight(state.in_flight, self._stop.drain_until - time.monotonic())
 
     def _act(self, tasks: asyncio.TaskGroup) -> None:
