@@ -4,6 +4,7 @@ Every streamed chunk holds `MARK` exactly once, and nothing else in an answer ho
 chunks without parsing, and cannot miscount where a chunk is split between two reads.
 """
 
+import functools
 import json
 from typing import Any, Final
 
@@ -20,8 +21,8 @@ def whole(body: bytes, content_type: str = "application/json", status: str = "20
     return f"{head}content-length: {len(body)}\r\ncontent-type: {content_type}\r\n\r\n".encode() + body
 
 
-def _json(value: dict[str, Any]) -> bytes:
-    return whole(json.dumps(value, separators=(",", ":")).encode())
+def _json(value: dict[str, Any], status: str = "200 OK") -> bytes:
+    return whole(json.dumps(value, separators=(",", ":")).encode(), status=status)
 
 
 def _chunked(event: dict[str, Any] | str) -> bytes:
@@ -94,7 +95,10 @@ WHOLE: Final[dict[bytes, bytes]] = {
     b"/v1/chat/completions": _json(_CHAT),
     b"/v1/completions": _json(_CHAT),
     b"/v1/models": _json({"object": "list", "data": [{**_MODEL_CARD, "parent": None, "max_model_len": 32768}]}),
-    b"/tokenize": _json({"count": 50, "max_model_len": 32768, "tokens": list(range(1000, 1050)), "token_strs": None}),
+    b"/v1/chat/completions/render": _json(
+        {"error": {"message": "only with --enable-scale-out", "type": "PermissionDeniedError", "code": 403}},
+        "403 Forbidden",
+    ),
     b"/version": _json({"version": "0.32.0"}),
     b"/load": _json({"server_load": 0}),
     b"/get_load": _json({"load": 0}),
@@ -107,5 +111,15 @@ WHOLE: Final[dict[bytes, bytes]] = {
     b"/ping": whole(b""),
 }
 """Answers by path, whatever the method."""
+
+
+@functools.cache
+def tokenized(text_bytes: int) -> bytes:
+    """The answer of `/tokenize` to a text of about that length."""
+    count = text_bytes // 4
+    return _json(
+        {"count": count, "max_model_len": 32768, "tokens": list(range(1000, 1000 + count)), "token_strs": None}
+    )
+
 
 NOT_FOUND: Final = whole(b'{"detail":"Not Found"}', status="404 Not Found")

@@ -100,10 +100,16 @@ class Connection(asyncio.Protocol):
             self._answer(request)
 
     def _answer(self, request: bytes) -> None:
-        path = request[: request.index(b" HTTP/1.")].split(b" ")[1].partition(b"?")[0]
+        words = request[: request.find(b"\r\n")].split(b" ")
+        if words[-1] != b"HTTP/1.1":  # a router asking whether this is gRPC
+            self._transport.close()
+            return
+        path = words[1].partition(b"?")[0]
         if path in answers.STREAMED and _STREAM.search(request):
             tokens = _MAX_TOKENS.search(request)
             self._turns.begin(self._transport, int(tokens[1]) if tokens else 16)
+        elif path == b"/tokenize":
+            self._transport.write(answers.tokenized(len(request)))
         else:
             self._transport.write(answers.WHOLE.get(path, answers.NOT_FOUND))
 

@@ -25,7 +25,7 @@ def recording(pid: int, output: Path, seconds: float, *, native: bool) -> Iterat
         raise install.Missing(f"py-spy failed: {said.strip()[-300:]}")
 
 
-def busiest(stacks: str, count: int = 30) -> str:
+def busiest(stacks: str, count: int = 40) -> str:
     """A table of the functions that were seen most, from py-spy's raw output: alone, and with what they call."""
     alone: Counter[str] = Counter()
     along: Counter[str] = Counter()
@@ -36,8 +36,7 @@ def busiest(stacks: str, count: int = 30) -> str:
         for function in set(functions):
             along[function] += int(samples)
     whole = sum(alone.values()) or 1
-    lines = [[name, f"{alone[name] / whole:.1%}", f"{along[name] / whole:.1%}"] for name, _ in along.most_common(count)]
-    lines.sort(key=lambda line: -float(line[1].rstrip("%")))
+    lines = [[name, f"{seen / whole:.1%}", f"{along[name] / whole:.1%}"] for name, seen in alone.most_common(count)]
     return results.columns([["function", "itself", "with callees"], *lines])
 
 

@@ -11,6 +11,7 @@ the figures, and what goes wrong easily.
 import argparse
 import gc
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -42,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
     add("--warm-seconds", type=float, default=1.0, help="before that, not counted; default: 1")
     add("--streams", type=int, default=1000, help="side by side in the part `streams`; default: 1000")
     add("--interval-seconds", type=float, default=0.02, help="between two chunks of a stream; default: 0.02")
-    add("--cores", type=_cores, default=(0, 1), metavar="GATEWAY,LOAD", help="default: 0,1")
+    cores = sorted(os.sched_getaffinity(0))
+    add("--cores", type=_cores, default=(cores[0], cores[-1]), metavar="GATEWAY,LOAD", help="default: first and last")
     add("--json", action="store_true")
     add("--profile", type=Path, metavar="FILE", help=f"only watch dp-vllm with py-spy: FILE{'|'.join(flame.FORMATS)}")
     add("--native", action="store_true", help="C functions too in the profile")
@@ -106,12 +108,12 @@ def main() -> int:
         if given.profile:
             benchmark.profile(given.profile, native=given.native)
             results = Results(problems=benchmark.problems)
+            if given.profile.suffix == ".txt" and given.profile.exists():
+                print(flame.busiest(given.profile.read_text()))
         else:
             results = measure(benchmark, parts)
-    if given.json:
-        print(json.dumps(as_json(results), indent=1))
-    else:
-        print(as_text(results, {name: scenario.title for name, scenario in SCENARIOS.items()}))
+    titles = {name: scenario.title for name, scenario in SCENARIOS.items()}
+    print(json.dumps(as_json(results), indent=1) if given.json else as_text(results, titles))
     return 1 if results.problems else 0
 
 

@@ -48,27 +48,6 @@ class Address:
     port: int
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """What was counted between two marks."""
-
-    work: int
-    """Answers, or chunks, that clients received."""
-    cpu_seconds: float
-    """CPU time of the gateway."""
-    wall_seconds: float
-
-    @property
-    def microseconds(self) -> float:
-        """CPU time for one piece of work."""
-        return self.cpu_seconds / self.work * 1e6
-
-    @property
-    def busy(self) -> float:
-        """Which part of its core the gateway used."""
-        return self.cpu_seconds / self.wall_seconds
-
-
 def chat(prompt_bytes: int, *, stream: bool = False, max_tokens: int = 8, openai: bool = True) -> bytes:
     """A chat request whose one message is `prompt_bytes` long."""
     words = "What does the gateway add to this? "
@@ -134,7 +113,8 @@ class Reader(asyncio.Protocol):
     def __init__(self, request: bytes) -> None:
         loop = asyncio.get_running_loop()
         self._request = request
-        self._last = b""
+        self._tail = b""
+        """The last bytes: what ends a stream may come in several pieces."""
         self.chunks = 0
         self.begun: asyncio.Future[bool] = loop.create_future()
         self.ended: asyncio.Future[bool] = loop.create_future()
@@ -146,9 +126,9 @@ class Reader(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.chunks += data.count(answers.MARK)
-        if data.endswith(_CHUNKED_END) and not self.ended.done():
-            self.ended.set_result(answers.DONE in self._last + data)
-        self._last = data
+        self._tail = (self._tail + data[-64:])[-64:]
+        if self._tail.endswith(_CHUNKED_END) and not self.ended.done():
+            self.ended.set_result(answers.DONE in self._tail)
         if not self.begun.done():
             self.begun.set_result(True)
             if not data.startswith(b"HTTP/1.1 200"):

@@ -10,16 +10,20 @@ from typing import Any, Final, TypeVar
 import uvloop
 
 from bench import flame, install, load, running, scenarios
-from bench.load import Address, Failed, Window
+from bench.cpu import CpuTime
+from bench.load import Address, Failed
 from bench.peers import Engines, Peer
 from bench.results import Row, Spread
 from bench.running import Running
-from bench.scenarios import Duration, Latency, ManyStreams
+from bench.scenarios import Duration, Latency, ManyStreams, Window
 
 ENGINES: Final = 4
 
 FOREVER: Final = 1_000_000
 """Tokens of a stream that the client leaves before they are all there."""
+
+OPENING_SECONDS: Final = 5.0
+"""How long opening many streams may take, so that the first is still open with the last."""
 
 PROBLEMS: Final = (install.Missing, Failed, OSError, TimeoutError, AssertionError)
 """What a gateway that cannot be had or does not work raises; AssertionError: it did not start."""
@@ -40,7 +44,7 @@ class Scenario:
     def run(self, gateway: Running, duration: Duration) -> Window:
         request = load.chat(self.prompt_bytes, stream=self.stream, max_tokens=FOREVER if self.stream else 8)
         measure = scenarios.streams if self.stream else scenarios.requests
-        return uvloop.run(measure(gateway.address, request, self.count, gateway.usage.cpu_seconds, duration))
+        return uvloop.run(measure(gateway.address, request, self.count, gateway.usage.cpu, duration))
 
 
 SCENARIOS: Final = {
@@ -88,13 +92,12 @@ class Benchmark:
     def many_streams(self) -> dict[str, ManyStreams]:
         """Streams to their end, through a fresh process of each gateway: for its memory."""
         duration = self._plan.duration
-        seconds = duration.seconds + duration.warm_seconds
-        tokens = round(seconds / self._plan.interval_seconds)
+        tokens = round((OPENING_SECONDS + duration.warm_seconds + duration.seconds) / self._plan.interval_seconds)
 
         def measure(gateway: Running) -> ManyStreams:
             SCENARIOS["request-200"].run(gateway, Duration(0, 1))
-            observer = scenarios.Observer(gateway.usage.cpu_seconds, gateway.usage.resident_bytes, gateway.in_flight)
-            return uvloop.run(scenarios.many_streams(gateway.address, self._plan.streams, tokens, seconds, observer))
+            observer = scenarios.Observer(gateway.usage.cpu, gateway.usage.resident_bytes, gateway.in_flight)
+            return uvloop.run(scenarios.many_streams(gateway.address, self._plan.streams, tokens, duration, observer))
 
         with self._engines() as behind:
             return self._each(f"{self._plan.streams} streams", behind, measure)
@@ -106,11 +109,11 @@ class Benchmark:
         with self._engines() as behind:
             pace = self._half_load(behind)
             direct = Address("127.0.0.1", behind.ports[0])
-            none = uvloop.run(scenarios.latency(direct, request, pace, lambda: 0.0, duration))
+            none = uvloop.run(scenarios.latency(direct, request, pace, CpuTime, duration))
             each = self._each(
                 f"{pace:.0f} requests/s",
                 behind,
-                lambda it: uvloop.run(scenarios.latency(it.address, request, pace, it.usage.cpu_seconds, duration)),
+                lambda it: uvloop.run(scenarios.latency(it.address, request, pace, it.usage.cpu, duration)),
             )
         return pace, {"no gateway": none, **each}
 
@@ -196,4 +199,5 @@ def _row(windows: list[Window]) -> Row:
         spread(lambda window: window.microseconds),
         spread(lambda window: window.work / window.wall_seconds),
         spread(lambda window: window.busy),
+        spread(lambda window: window.others),
     )

@@ -35,6 +35,8 @@ class Row:
     per_second: Spread
     busy: Spread
     """Part of its core, 0 to 1."""
+    others: Spread
+    """Part of that core that was used by other programs: the figures are as good as this is small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +81,14 @@ def as_text(results: Results, titles: Mapping[str, str]) -> str:
 
 def cost_table(title: str, rows: Mapping[str, Row]) -> str:
     bases = [base for base in BASES if base in rows]
-    lines = [[title, "us CPU", "min-max", *(f"x {base}" for base in bases), "per second", "of a core"]]
+    lines = [[title, "us CPU", "min-max", *(f"x {base}" for base in bases), "per second", "of a core", "others"]]
     for name, row in rows.items():
         spent = row.microseconds
         compared = [f"{ratio:.2f}" for ratio in ratios(rows, name).values()]
         figures = [f"{spent.median:.1f}", f"{min(spent.rounds):.1f}-{max(spent.rounds):.1f}", *compared]
-        lines.append([name, *figures, f"{row.per_second.median:,.0f}", f"{row.busy.median:.0%}"])
+        lines.append(
+            [name, *figures, f"{row.per_second.median:,.0f}", f"{row.busy.median:.0%}", f"{max(row.others.rounds):.0%}"]
+        )
     return columns(lines)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ class Running:
 @contextlib.contextmanager
 def engines(count: int, interval_seconds: float, folder: Path, core: int) -> Iterator[Engines]:
     """Engines that stream a chunk in each interval."""
+    folder = Path(tempfile.mkdtemp(dir=folder))
     ports = tuple(programs.free_port() for _ in range(count))
     sockets = tuple(folder / f"{number}.sock" for number in range(count))
     flags = [word for port in ports for word in ("--port", str(port))]
@@ -64,7 +66,7 @@ def gateway(name: str, peer: Peer, behind: Engines, folder: Path, core: int) -> 
             program = stack.enter_context(
                 programs.running(command.argv, log, ready=lambda: _answers(address), env=command.env)
             )
-        usage = Usage(program.pid)
+        usage = Usage(program.pid, core)
         yield Running(name, command.version, program.pid, address, usage, lambda: _in_flight(command))
 
 

@@ -11,14 +11,43 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from bench.load import Address, Caller, Failed, Window, callers, chat, readers
+from bench.cpu import CpuTime
+from bench.load import Address, Caller, Failed, callers, chat, readers
 from bench.pace import Alarm
 
-CPU = Callable[[], float]
-"""The gateway's CPU time so far, in seconds."""
+Clock = Callable[[], CpuTime]
+"""Reads the gateway's CPU time."""
 
 LATENCY_CONNECTIONS: Final = 256
 """Open connections for paced requests: more than can be under way unless the gateway cannot keep the pace."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What was counted between two marks."""
+
+    work: int
+    """Answers, or chunks, that clients received."""
+    cpu_seconds: float
+    """CPU time of the gateway."""
+    core_seconds: float
+    """CPU time of everything on its core."""
+    wall_seconds: float
+
+    @property
+    def microseconds(self) -> float:
+        """CPU time for one piece of work."""
+        return self.cpu_seconds / self.work * 1e6
+
+    @property
+    def busy(self) -> float:
+        """Which part of its core the gateway used."""
+        return self.cpu_seconds / self.wall_seconds
+
+    @property
+    def others(self) -> float:
+        """Which part of its core was used by others: what makes figures bad on a busy machine."""
+        return max(0.0, self.core_seconds - self.cpu_seconds) / self.wall_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +56,10 @@ class Duration:
 
     warm_seconds: float
     seconds: float
+
+
+END_SECONDS: Final = 60.0
+"""How long after the measurement the last of many streams may end, on a machine that is too slow for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,27 +71,18 @@ class Latency:
     window: Window
 
 
-class _Marks:
-    """Takes the two marks of a window."""
-
-    def __init__(self, work: Callable[[], int], cpu: CPU) -> None:
-        self._work, self._cpu = work, cpu
-
-    def _take(self) -> tuple[int, float, float]:
-        return self._work(), self._cpu(), time.monotonic()
-
-    async def window(self, duration: Duration) -> Window:
-        await asyncio.sleep(duration.warm_seconds)
-        begun = self._take()
-        await asyncio.sleep(duration.seconds)
-        ended = self._take()
-        work, cpu, wall = (last - first for first, last in zip(begun, ended, strict=True))
-        if not work:
-            raise Failed("no work was done in the measured time")
-        return Window(int(work), cpu, wall)
+async def _window(work: Callable[[], int], clock: Clock, seconds: float) -> Window:
+    """Count what happens within `seconds` from now."""
+    work_begun, cpu_begun, begun = work(), clock(), time.monotonic()
+    await asyncio.sleep(seconds)
+    done, cpu, wall = work() - work_begun, clock(), time.monotonic() - begun
+    if not done:
+        raise Failed("no work was done in the measured time")
+    program_seconds = cpu.program_seconds - cpu_begun.program_seconds
+    return Window(done, program_seconds, cpu.core_seconds - cpu_begun.core_seconds, wall)
 
 
-async def requests(address: Address, request: bytes, connections: int, cpu: CPU, duration: Duration) -> Window:
+async def requests(address: Address, request: bytes, connections: int, clock: Clock, duration: Duration) -> Window:
     """Every connection sends its next request as soon as it has its answer."""
     done = 0
 
@@ -70,24 +94,26 @@ async def requests(address: Address, request: bytes, connections: int, cpu: CPU,
     async with callers(address, request, connections, again) as opened:
         for caller in opened:
             caller.send()
-        window = await _Marks(lambda: done, cpu).window(duration)
+        await asyncio.sleep(duration.warm_seconds)
+        window = await _window(lambda: done, clock, duration.seconds)
         for caller in opened:
             if caller.failure.done():
                 caller.failure.result()
         return window
 
 
-async def streams(address: Address, request: bytes, count: int, cpu: CPU, duration: Duration) -> Window:
+async def streams(address: Address, request: bytes, count: int, clock: Clock, duration: Duration) -> Window:
     """Streams that outlast the window; what is counted are chunks."""
     async with readers(address, request, count) as opened:
-        window = await _Marks(lambda: sum(reader.chunks for reader in opened), cpu).window(duration)
+        await asyncio.sleep(duration.warm_seconds)
+        window = await _window(lambda: sum(reader.chunks for reader in opened), clock, duration.seconds)
         broken = sum(reader.ended.done() for reader in opened)
         if broken:
             raise Failed(f"{broken} of {count} streams ended before their time")
         return window
 
 
-async def latency(address: Address, request: bytes, per_second: float, cpu: CPU, duration: Duration) -> Latency:
+async def latency(address: Address, request: bytes, per_second: float, clock: Clock, duration: Duration) -> Latency:
     """Requests at random moments, `per_second` of them on average, whether earlier ones are answered or not."""
     idle: deque[Caller] = deque()
     took: list[float] = []
@@ -110,7 +136,7 @@ async def latency(address: Address, request: bytes, per_second: float, cpu: CPU,
         with Alarm(send) as alarm:
             await asyncio.sleep(duration.warm_seconds)
             took.clear()
-            window = await _Marks(lambda: len(took), cpu).window(Duration(0, duration.seconds))
+            window = await _window(lambda: len(took), clock, duration.seconds)
             alarm.check()
     took.sort()
     return Latency(took[len(took) // 2], took[len(took) * 99 // 100], window)
@@ -139,20 +165,31 @@ class ManyStreams:
 class Observer:
     """What can be asked of a gateway from outside."""
 
-    cpu: CPU
+    clock: Clock
     resident_bytes: Callable[[], int]
     in_flight: Callable[[], int | None]
 
 
-async def many_streams(address: Address, count: int, tokens: int, seconds: float, observer: Observer) -> ManyStreams:
-    """Open `count` streams of `tokens` chunks each and read them all to the end; `seconds` is how long one takes."""
+async def many_streams(
+    address: Address, count: int, tokens: int, duration: Duration, observer: Observer
+) -> ManyStreams:
+    """Open streams of `tokens` chunks each, measure while all of them are open, and read them to their end."""
     before = observer.resident_bytes()
     request = chat(200, stream=True, max_tokens=tokens)
     async with readers(address, request, count) as opened:
-        marks = _Marks(lambda: sum(reader.chunks for reader in opened), observer.cpu)
-        window = await marks.window(Duration(0, seconds / 2))
+        await asyncio.sleep(duration.warm_seconds)
+        window = await _window(lambda: sum(reader.chunks for reader in opened), observer.clock, duration.seconds)
         during, in_flight = observer.resident_bytes(), observer.in_flight()
-        async with asyncio.timeout(3 * seconds + 10):
+        async with asyncio.timeout(END_SECONDS):
             ended = await asyncio.gather(*(reader.ended for reader in opened))
         whole = sum(well and reader.chunks == tokens for well, reader in zip(ended, opened, strict=True))
-        return ManyStreams(count, count - whole, before, during, in_flight, observer.in_flight(), window)
+        return ManyStreams(count, count - whole, before, during, in_flight, await _settled(observer), window)
+
+
+async def _settled(observer: Observer) -> int | None:
+    """What is in flight once the gateway has had a moment to note that the last answer is complete."""
+    for _ in range(20):
+        if not observer.in_flight():
+            break
+        await asyncio.sleep(0.05)
+    return observer.in_flight()
