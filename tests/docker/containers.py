@@ -3,7 +3,7 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,7 @@ from docker.engine import Engine
 from openai.types.chat import ChatCompletionUserMessageParam
 
 MODEL: Final = "demo/model"
-STOP_SECONDS: Final = 30
+START_SECONDS: Final = 40.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,16 @@ class Container:
         return self.docker.run("exec", self.id, "python3", "-I", "-c", code, *words)
 
     def await_answer(self, path: str = "/health") -> None:
-        """Wait until the container answers 200 at `path`; fail with its logs if it ends before."""
-        url = self.url
-        programs.wait_until(lambda: programs.answers(url + path) or self._has_ended(), f"{path} is answered", 60)
-        assert not self._has_ended(), self.logs()
+        """Wait until the container answers 200 at `path`."""
+        self._await(lambda: programs.answers(self.url + path), f"{path} is answered")
+
+    def await_healthy(self) -> None:
+        """Wait until docker's own health check is content."""
+        self._await(lambda: self.state("Health.Status") == "healthy", "the container is healthy")
 
     def stop(self) -> int:
-        """Its exit status after `docker stop`, with more time than it should ever need before docker would kill it."""
-        self.docker.run("stop", f"--time={STOP_SECONDS}", self.id, seconds=2 * STOP_SECONDS)
+        """Its exit status after `docker stop`: 137 if it had to be killed, which docker does after 10 s."""
+        self.docker.run("stop", self.id)
         return int(self.state("ExitCode"))
 
     def processes(self) -> list[str]:
@@ -57,7 +59,13 @@ class Container:
         return [line for folder in Path("/proc").glob("[0-9]*") if (line := _command_line(folder, self.id))]
 
     def client(self) -> openai.OpenAI:
+        """To be used in a `with` block."""
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=30)
+
+    def _await(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for `condition`; fail with the container's logs if it ends before."""
+        programs.wait_until(lambda: self._has_ended() or condition(), what, START_SECONDS)
+        assert not self._has_ended(), self.logs()
 
     def _has_ended(self) -> bool:
         return self.state("Running") != "true"

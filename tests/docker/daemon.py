@@ -23,6 +23,7 @@ _BRIDGE: Final = Path("/sys/class/net/docker0")
 _PLACES: Final = (Path("/etc/docker"), Path("/run/docker"), Path("/run/containerd"), Path("/run/runc"))
 """What the daemon makes outside the folders that it is given."""
 _CGROUPS: Final = Path("/sys/fs/cgroup")
+_START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 30.0
 
 _BOOT: Final = """
@@ -60,7 +61,7 @@ def _started(folder: Path, cgroup: str) -> Iterator[str]:
             env={**os.environ, **environment()},
         )
     try:
-        programs.wait_until(lambda: process.poll() is not None or _answers(host), "dockerd answers")
+        programs.wait_until(lambda: process.poll() is not None or _answers(host), "dockerd answers", _START_SECONDS)
         if process.poll() is not None:
             last = (folder / "dockerd.log").read_text(errors="replace").strip().splitlines()[-1:]
             raise Failed(f"dockerd ended with {process.returncode}: {''.join(last)}")

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from docker.debian import Failed
 from docker.engine import CommandFailed, Engine, NoEngine, found_or_started
 from docker.images import ROOT, TARGETS, TEST_REPOSITORY, Image, build, default_base, import_python_base
 
@@ -65,7 +66,7 @@ def main(words: Sequence[str]) -> int:
     except CommandFailed as error:
         print(error, file=sys.stderr)
         return 1
-    except NoEngine as reason:
+    except (NoEngine, Failed) as reason:
         print(f"the images were not built: {reason}")
         return int(bool(os.environ.get("CI")))
 

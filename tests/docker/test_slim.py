@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterator
 
-import programs
 import pytest
 from docker.containers import MODEL, Container, answered_by, network, running, streamed_chat
 from docker.engine import Engine
@@ -22,10 +21,6 @@ RESTRICTED = (
 CERTIFICATE = (
     "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -keyout /tmp/key -out /tmp/certificate 2>&1"
 )
-
-
-def await_healthy(container: Container) -> None:
-    programs.wait_until(lambda: container.state("Health.Status") == "healthy", "the container is healthy", 30)
 
 
 @contextlib.contextmanager
@@ -49,14 +44,14 @@ def test_a_gateway_stands_before_engines_in_other_containers(docker: Engine) -> 
         running(docker, tag("gateway"), *replicas, options=(*RESTRICTED, f"--network={name}")) as gateway,
     ):
         gateway.await_answer("/health")
-        await_healthy(gateway)
-        await_healthy(second)
-        client = gateway.client()
-        assert len(answered_by(client, requests=8)) == 2
-        assert len(streamed_chat(client)) > 1
+        gateway.await_healthy()
+        second.await_healthy()
+        with gateway.client() as client:
+            assert len(answered_by(client, requests=8)) == 2
+            assert len(streamed_chat(client)) > 1
 
-        docker.run("kill", "--signal=KILL", first.id)
-        assert all(len(streamed_chat(client)) > 1 for _ in range(4))
+            docker.run("kill", "--signal=KILL", first.id)
+            assert all(len(streamed_chat(client)) > 1 for _ in range(4))
 
         assert gateway.stop() == 0, gateway.logs()
         assert second.stop() == 0, second.logs()
@@ -65,12 +60,13 @@ def test_a_gateway_stands_before_engines_in_other_containers(docker: Engine) -> 
 def test_the_simulated_engine_has_a_model_by_default(docker: Engine) -> None:
     with running(docker, tag("sim")) as sim:
         sim.await_answer()
-        assert [model.id for model in sim.client().models.list()] == [MODEL]
+        with sim.client() as client:
+            assert [model.id for model in client.models.list()] == [MODEL]
 
 
 def test_the_health_check_asks_the_port_that_was_chosen(docker: Engine) -> None:
     with running(docker, tag("sim"), MODEL, "--port", "9000", options=RESTRICTED) as sim:
-        await_healthy(sim)
+        sim.await_healthy()
 
 
 def test_the_health_check_speaks_tls(docker: Engine) -> None:
@@ -78,7 +74,7 @@ def test_the_health_check_speaks_tls(docker: Engine) -> None:
     gateway = f"exec python3 -I -m dp_vllm_gateway --replica http://127.0.0.1:1 {tls}"
     options = (*RESTRICTED, "--entrypoint=sh")
     with running(docker, tag("gateway"), "-c", f"{CERTIFICATE} && {gateway}", options=options) as container:
-        await_healthy(container)
+        container.await_healthy()
 
 
 def test_a_gateway_without_replicas_is_told_what_it_lacks(docker: Engine) -> None:
