@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import secrets
+from http import HTTPStatus
 
 from aiohttp import web
 
@@ -217,7 +218,8 @@ class Gateway:
         return response
 
     def _refuse(self, refusal: Refusal, relay: Relay, call: Call) -> web.StreamResponse:
-        call.status, call.reason = refusal.status, refusal.code or refusal.message
+        # not the message: it may quote what the client sent
+        call.status, call.reason = refusal.status, refusal.code or HTTPStatus(refusal.status).name.lower()
         route = route_of(call.method, call.path)
         if relay.begun:
             relay.end(sse.error_event(route.dialect, refusal.message))
