@@ -134,7 +134,7 @@ def _lines(out: Outgoing) -> bytes:
 def _value(body: bytes) -> Any:
     try:
         msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return body.decode(errors="replace")
     return msgspec.Raw(body)
 

@@ -61,6 +61,9 @@ class _Untyped(msgspec.Struct):
         )
 
 
+_UNREADABLE: Final = (ValueError, RecursionError)
+"""What reading raises. msgspec's own errors are ValueErrors, and so is that of bad UTF-8, which is none of its own."""
+
 _BODY: Final = msgspec.json.Decoder(_Body)
 _UNTYPED: Final = msgspec.json.Decoder(_Untyped)
 
@@ -83,11 +86,11 @@ def _fields(body: bytes) -> _Body:
         return _BODY.decode(body)
     except msgspec.ValidationError:
         pass
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return _lenient(body).typed()
     try:
         return _UNTYPED.decode(body).typed()
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return _lenient(body).typed()
 
 
@@ -95,7 +98,7 @@ def _lenient(body: bytes) -> _Untyped:
     """The standard library takes what msgspec refuses and FastAPI accepts: NaN, lone surrogates, a BOM, UTF-16."""
     try:
         value = json.loads(body)
-    except (ValueError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise BadJson(str(error)) from error
     if not isinstance(value, dict):
         return _Untyped()
@@ -114,7 +117,7 @@ def _prompts(listed: bytes) -> tuple[int, int]:
     """How many prompts a list asks for, and their tokens in all: token ids, or a list of texts or of token ids."""
     try:
         prompts = msgspec.json.decode(listed, type=list[str | int | list[int]])
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return 1, len(listed) // BYTES_PER_TOKEN
     if prompts and isinstance(prompts[0], int):
         return 1, len(prompts)

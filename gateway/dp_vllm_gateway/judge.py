@@ -48,7 +48,7 @@ def _aborted(body: bytes, dialect: Dialect) -> bool:
         return False
     try:
         answer = _ANSWER.decode(body)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         return False
     match dialect:
         case Dialect.COMPLETIONS:
@@ -63,6 +63,6 @@ def is_json(body: bytes) -> bool:
     """Whether a body whose end nobody announced is a whole JSON value."""
     try:
         msgspec.json.decode(body, type=msgspec.Raw)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         return False
     return True

@@ -57,5 +57,5 @@ def _name(template: str, route: Route, change: Change) -> str:
 def _fields(body: bytes) -> Mapping[str, Any]:
     try:
         return msgspec.json.decode(body, type=dict[str, Any])
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         return {}

@@ -47,7 +47,7 @@ class Merged:
                 case _:
                     config = self._config
                     return Fetched(200, document_of(good[0], config.root_path, unsafe=config.allow_unsafe_routes))
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise Refusal(502, f"a replica's {out.route.path} cannot be read: {error}") from error
 
     async def _ask_all(self, out: Outgoing) -> list[Fetched]:

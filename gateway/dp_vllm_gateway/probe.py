@@ -102,7 +102,7 @@ class Probes:
         try:
             answer = await fetch(member, "GET", "/v1/models", seconds=self._every, lines=self._lines)
             listed = msgspec.json.decode(answer.body, type=_Models)
-        except (OSError, UpstreamError, msgspec.DecodeError):
+        except (OSError, UpstreamError, ValueError, RecursionError):
             return None
         return frozenset(model.id for model in listed.data if model.parent is None)
 

@@ -90,7 +90,7 @@ def kind_of(event: bytes, dialect: Dialect) -> Kind:
         return Kind.END
     try:
         said = _SAID.decode(data)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         return Kind.CONTENT
     match dialect:
         case Dialect.COMPLETIONS:
@@ -146,7 +146,7 @@ def error_event(dialect: Dialect, message: str, first: bytes = b"", last: bytes 
 def _response_failed(message: str, first: bytes, last: bytes) -> bytes:
     try:
         response = msgspec.json.decode(data_of(first), type=dict[str, Any])["response"]
-    except (msgspec.DecodeError, KeyError):
+    except (ValueError, KeyError, RecursionError):
         response = {"object": "response", "output": []}
     response |= {"status": "failed", "error": {"code": "server_error", "message": message}}
     number = re.findall(rb'"sequence_number":\s*(\d+)', last)
