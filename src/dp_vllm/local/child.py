@@ -12,13 +12,19 @@ from pathlib import Path
 from typing import Final
 
 from dp_vllm.endpoints import State
-from dp_vllm.local import logs, plan
+from dp_vllm.local import logs, plan, words
+from dp_vllm.local.gpu_memory import GpuMemory
 from dp_vllm.local.plan import End, Limits, Observed, Stop
 from dp_vllm.local.process import Exit, Program, Running, running
 from dp_vllm.local.run import Guarded
 
 PROBE_SECONDS: Final = 0.25
 """How often a starting program is asked whether it is ready."""
+
+MEMORY_SECONDS: Final = 60.0
+"""How long the memory of its GPUs is waited for before it is started all the same."""
+
+MEMORY_POLL_SECONDS: Final = 1.0
 
 _LONGEST: Final = 300
 """Characters of a program's last line that are shown."""
@@ -37,6 +43,8 @@ class Keep:
     """Why it ended, by the last lines of the log; empty if they do not say."""
     socket: Path | None = None
     """Where it will listen: what a former life left there is removed before each start."""
+    gpu_memory: GpuMemory | None = None
+    """What has to be back before each further start."""
 
 
 class Child:
@@ -126,6 +134,7 @@ class Child:
 
     async def _live(self) -> None:
         try:
+            await self._wait_for_memory()
             if self.observed.stop is not None:
                 return  # the order came between the decision to start and now
             if self._keep.socket is not None:
@@ -144,6 +153,20 @@ class Child:
             self.observed = replace(self.observed, running=False)
             self._changed()
 
+    async def _wait_for_memory(self) -> None:
+        memory, end = self._keep.gpu_memory, time.monotonic() + MEMORY_SECONDS
+        while memory is not None and self.observed.stop is None and not await asyncio.to_thread(memory.is_back):
+            if time.monotonic() > end:
+                logs.append(self._keep.program.log, words.memory_is_missing(str(memory), MEMORY_SECONDS))
+                return
+            self._tell(words.WAITING_FOR_MEMORY)
+            await asyncio.sleep(MEMORY_POLL_SECONDS)
+
+    def _tell(self, message: str) -> None:
+        if message and message != self.message:
+            self.message = message
+            self._changed()
+
     async def _until_its_end(self, program: Running) -> Exit:
         async with asyncio.TaskGroup() as tasks:
             readiness = tasks.create_task(self._until_ready())
@@ -153,10 +176,7 @@ class Child:
 
     async def _until_ready(self) -> None:
         while not await self._keep.is_ready():
-            message = self._keep.progress(self.last_lines())
-            if message and message != self.message:
-                self.message = message
-                self._changed()
+            self._tell(self._keep.progress(self.last_lines()))
             await asyncio.sleep(PROBE_SECONDS)
         self.observed = replace(self.observed, ready_at=time.monotonic())
         self.was_ready = True

@@ -52,6 +52,12 @@ def _numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.{number}")
 
 
+def append(path: Path, line: str) -> None:
+    """Add a line of ours to a log that a program of ours writes."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
 def size(path: Path) -> int:
     """In bytes; 0 if there is no log yet."""
     try:

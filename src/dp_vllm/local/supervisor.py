@@ -16,6 +16,7 @@ from dp_vllm.engine import log as engine_log
 from dp_vllm.local import listen, logs, pids, plan, probe, run, terminal, words
 from dp_vllm.local.child import Child, Keep
 from dp_vllm.local.deployment import Deployment, Replica
+from dp_vllm.local.gpu_memory import GpuMemory
 from dp_vllm.local.narrator import Narrator
 from dp_vllm.local.plan import Action, Stop
 from dp_vllm.local.process import Program
@@ -229,4 +230,5 @@ def _keep_engine(deployment: Deployment, replica: Replica) -> Keep:
         progress=engine_log.progress,
         cause=engine_log.likely_cause,
         socket=deployment.directory.replica_socket(replica.name) if replica.address.startswith("unix:") else None,
+        gpu_memory=GpuMemory(replica.gpus) if replica.gpus else None,
     )

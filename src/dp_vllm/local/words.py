@@ -87,6 +87,13 @@ KILLING: Final = "killing what is left"
 STOPPED: Final = "stopped"
 
 
+WAITING_FOR_MEMORY: Final = "waiting for the memory of its GPUs"
+
+
+def memory_is_missing(found: str, seconds: float) -> str:
+    return f"dp-vllm: the memory of its GPUs is not back after {seconds:g} s ({found}); it is started all the same"
+
+
 def for_clients_starting(name: str, progress: str) -> str:
     return f"{name} is starting ({progress})" if progress else f"{name} is starting"
 
