@@ -25,11 +25,15 @@ class Json(logging.Formatter):
         said: dict[str, Any] = {
             "time": time_of(int(record.created * 1000)),
             "level": record.levelname,
-            "message": record.getMessage().encode("utf-8", "backslashreplace").decode(),
+            "message": _writable(record.getMessage()),
         }
         if record.exc_info:
-            said["trace"] = self.formatException(record.exc_info)
+            said["trace"] = _writable(self.formatException(record.exc_info))
         return msgspec.json.encode(said).decode()
+
+
+def _writable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def set_up(*, as_json: bool) -> None:

@@ -3,10 +3,12 @@
 import asyncio
 import fcntl
 import json
+import logging
 import os
 import re
 import select
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import wire
 from scripted import STREAM, Engine, event, said
 from watched import Gateway, gateway
 
-from dp_vllm_gateway import request_line
+from dp_vllm_gateway import log_format, request_line
 from dp_vllm_gateway.call import Call
 from dp_vllm_gateway.journal import Journal
 
@@ -200,6 +202,29 @@ def test_a_query_is_not_told_and_long_values_are_cut(written: Callable[[Call, in
 
 def test_the_time_is_utc_with_milliseconds() -> None:
     assert request_line.time_of(1_700_000_000_123) == "2023-11-14T22:13:20.123Z"
+
+
+def record_of_an_error() -> logging.LogRecord:
+    try:
+        raise ValueError("\udcff no UTF-8")
+    except ValueError:
+        record = logging.LogRecord("gateway", logging.ERROR, __file__, 1, "it %s", ("broke",), sys.exc_info())
+    record.created = 1_700_000_000.5
+    return record
+
+
+def test_other_lines_have_the_same_time_and_their_trace() -> None:
+    first, *trace = log_format.Text().format(record_of_an_error()).splitlines()
+    assert first == "2023-11-14T22:13:20.500Z ERROR it broke"
+    assert trace[0].startswith("Traceback")
+
+
+def test_other_lines_are_json_too_if_that_is_asked_for() -> None:
+    line = log_format.Json().format(record_of_an_error())
+    said = json.loads(line)
+    assert "\n" not in line
+    assert (said["time"], said["level"], said["message"]) == ("2023-11-14T22:13:20.500Z", "ERROR", "it broke")
+    assert "ValueError" in said["trace"]
 
 
 async def test_a_reader_that_stalls_costs_lines_and_no_time(caplog: pytest.LogCaptureFixture) -> None:

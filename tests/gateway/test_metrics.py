@@ -152,6 +152,15 @@ def test_the_series_of_a_replica_that_is_gone_go_with_it(tmp_path: Path) -> None
         assert running.scrape().value("dp_vllm_replica_available", replica="0") == 0
 
 
+def test_what_was_sent_to_every_replica_is_counted_from_one_scrape_to_the_next(
+    engine: Engine, running: Gateway
+) -> None:
+    for count in (1, 2):
+        wire.ask(running.url, "POST", "/reset_prefix_cache", {})
+        counted = running.scrape().value("dp_vllm_requests_total", replica="all", route="/reset_prefix_cache")
+        assert counted == count
+
+
 def call(replica: str, took_seconds: float) -> Call:
     ended = Call("id", "POST", "/v1/completions", 0.0)
     ended.status, ended.replica, ended.attempts, ended.ended_at = 200, replica, 1, took_seconds
