@@ -16,7 +16,7 @@ import programs
 DIRECTORY_VARIABLE: Final = "DP_VLLM_TEST_VLLM"
 """Environment variable in which `tests/vllm/run.py` names the directory that it filled: `venv/` and `model/`."""
 
-START_SECONDS: Final = 120.0
+START_SECONDS: Final = 240.0
 NAME: Final = "tiny"
 
 FLAGS: Final = (

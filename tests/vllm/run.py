@@ -45,7 +45,7 @@ def main(pytest_arguments: list[str]) -> int:
         print(f"the tests with the real vLLM were not run: {reason}")
         return 1 if os.environ.get("CI") else 0
     print(f"vLLM is in {directory}", flush=True)
-    argv = [sys.executable, "-m", "pytest", str(HERE), "-m", "vllm", "-o", "timeout=300", *pytest_arguments]
+    argv = [sys.executable, "-m", "pytest", str(HERE.parent), "-m", "vllm", "-o", "timeout=600", *pytest_arguments]
     return subprocess.call(argv, env={**os.environ, "DP_VLLM_TEST_VLLM": str(directory)})
 
 

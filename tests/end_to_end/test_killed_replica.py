@@ -1,0 +1,88 @@
+"""kill -9 of one of two engines under load: what clients see of it, the same with the simulated engine and the real."""
+
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import deployments
+import openai
+import programs
+import pytest
+
+ENGINES = ["sim", pytest.param("vllm", marks=pytest.mark.vllm)]
+STREAMS, ASKERS = 8, 4
+STREAM_TOKENS = 600
+
+
+@dataclass(slots=True)
+class Stream:
+    """A stream as its reader saw it, written by that reader's thread alone."""
+
+    replica: str = ""
+    begun: threading.Event = field(default_factory=threading.Event)
+    ended: str = ""
+    """A finish reason, or the error's name."""
+
+
+def read(client: openai.OpenAI, stream: Stream) -> None:
+    """Read one long stream to its end."""
+    with client.chat.completions.with_streaming_response.create(
+        model=deployments.MODEL,
+        messages=[{"role": "user", "content": "tell me a long story"}],
+        max_tokens=STREAM_TOKENS,
+        stream=True,
+        extra_body={"ignore_eos": True},
+    ) as response:
+        stream.replica = response.headers["x-dp-vllm-replica"]
+        try:
+            for chunk in response.parse():
+                stream.begun.set()
+                stream.ended = chunk.choices[0].finish_reason or ""
+        except openai.APIError as error:
+            stream.ended = type(error).__name__
+
+
+def ask(client: openai.OpenAI) -> str:
+    """Ask a short question, which must be answered; the name of the replica that did."""
+    response = client.chat.completions.with_raw_response.create(
+        model=deployments.MODEL, messages=[{"role": "user", "content": "hello"}], max_tokens=8
+    )
+    assert response.parse().choices
+    return response.headers["x-dp-vllm-replica"]
+
+
+def ask_on(client: openai.OpenAI, enough: threading.Event) -> Counter[str]:
+    """Ask one question after the other until it is enough; how many each replica answered."""
+    answered = Counter[str]()
+    while not enough.is_set():
+        answered[ask(client)] += 1
+    return answered
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_only_streams_in_flight_on_it_are_lost_and_the_replica_comes_back(engine: str, tmp_path: Path) -> None:
+    enough = threading.Event()
+    streams = [Stream() for _ in range(STREAMS)]
+    with (
+        deployments.serve(tmp_path, engine, replicas=2) as program,
+        openai.OpenAI(base_url=program.url + "/v1", api_key="none", max_retries=0) as client,
+        ThreadPoolExecutor(STREAMS + ASKERS) as threads,
+    ):
+        askers = [threads.submit(ask_on, client, enough) for _ in range(ASKERS)]
+        try:
+            readers = [threads.submit(read, client, stream) for stream in streams]
+            for stream in streams:
+                assert stream.begun.wait(programs.START_SECONDS)
+            deployments.engine_of(program, "0").kill()
+            for reader in readers:
+                reader.result()
+        finally:
+            enough.set()
+        answered = sum((asker.result() for asker in askers), Counter())
+        ends = Counter((stream.replica, stream.ended) for stream in streams)
+        assert set(ends) == {("0", "APIError"), ("1", "length")}, ends
+        assert set(answered) == {"0", "1"}, answered
+        deployments.await_ready(program, 2, times=2)
+        programs.wait_until(lambda: ask(client) == "0", "the replica that was killed answers again")
