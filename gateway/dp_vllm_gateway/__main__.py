@@ -2,13 +2,14 @@
 
 import asyncio
 import dataclasses
+import gc
 import json
 import os
 import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -24,6 +25,10 @@ try:
     import uvloop
 except ImportError:  # not on this platform
     uvloop = None  # type: ignore[assignment]
+
+
+GARBAGE_OBJECTS: Final = 50_000
+"""How many more objects may live before cyclic garbage is looked for: requests leave hardly any."""
 
 
 def _json_list(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -158,6 +163,8 @@ def _raise_open_files() -> None:
 
 
 def _run(config: GatewayConfig) -> None:
+    gc.freeze()  # what was imported stays; without this every collection would walk it
+    gc.set_threshold(GARBAGE_OBJECTS)
     if uvloop is None:
         asyncio.run(run(config))
     else:

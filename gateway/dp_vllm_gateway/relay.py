@@ -1,25 +1,18 @@
 """Bytes to a client, written straight to its connection.
 
 aiohttp parses requests, keeps connections alive and bounds what clients may send; the answer is ours: head and body
-are written synchronously as they come from an engine, without a task switch. This is the only file that touches what
+are written synchronously as they come from an engine, without a task switch. This file and clients.py alone touch what
 aiohttp does not publish (its version is pinned, and a test asserts each of these):
 
 - `request._payload_writer` (StreamWriter): `output_size`, `chunked` and `_eof` are kept true, so that aiohttp never
   adds a second response to one that we began;
-- `request._protocol` (RequestHandler): `transport`, `_paused`, `_drain_helper()`, and `handle_error()`, so that
-  requests that are not HTTP are answered in OpenAI's shape;
-- `RequestHandler._reading_paused`, to resume only what was paused.
+- `request._protocol` (RequestHandler): `transport`, `_paused` and `_drain_helper()`.
 """
 
-import asyncio
-import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
-
-from dp_vllm_gateway import replies
 
 REASONS: Final = {
     200: b"OK",
@@ -147,64 +140,3 @@ class Relay:
     def response(self) -> web.StreamResponse:
         """What the handler returns to aiohttp."""
         return _KEPT if self._keep_alive else _CLOSED
-
-
-class _Handler(RequestHandler):
-    __slots__ = ()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        connected = transport.get_extra_info("socket")
-        if connected is not None and connected.family != socket.AF_UNIX:
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MILLISECONDS)
-
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        if self._reading_paused:  # aiohttp resumes after every piece of a body, parses nothing and polls the socket
-            super().resume_reading(resume_parser)
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if request._payload_writer.output_size > 0:
-            raise ConnectionError("the response has begun; the connection is closed instead of sending a second one")
-        if status == 500:
-            self.logger.error("a request ended in an error of the gateway's own", exc_info=exc)
-            message = "the gateway failed to handle the request"
-        response = replies.error(status, message or "the request is not HTTP")
-        response.force_close()
-        return response
-
-
-USER_TIMEOUT_MILLISECONDS: Final = 60_000
-"""A client whose machine vanished is noticed after this time, also while much is on its way to it."""
-
-
-class Server(web.Server):
-    """aiohttp's low-level server with our connection handler. Called once a connection."""
-
-    def __init__(
-        self,
-        handler: Callable[[web.BaseRequest], Any],
-        *,
-        idle_client_seconds: float,
-        head_bytes: int = 64 << 10,
-    ) -> None:
-        super().__init__(handler, handler_cancellation=True)
-        self._head_bytes = head_bytes
-        self._idle_client_seconds = idle_client_seconds
-
-    def __call__(self) -> RequestHandler:
-        return _Handler(
-            self,
-            loop=asyncio.get_running_loop(),
-            access_log=None,  # type: ignore[arg-type]  # None is how it is turned off
-            auto_decompress=False,
-            keepalive_timeout=self._idle_client_seconds,
-            max_line_size=self._head_bytes,
-            max_field_size=self._head_bytes,
-            max_headers=256,
-        )

@@ -10,13 +10,13 @@ from typing import Final
 
 from dp_vllm_gateway import admin, request_line
 from dp_vllm_gateway.app import Gateway
+from dp_vllm_gateway.clients import Server
 from dp_vllm_gateway.config import GatewayConfig, Tls
 from dp_vllm_gateway.discovery import file, static
 from dp_vllm_gateway.journal import Journal
 from dp_vllm_gateway.keys import Keys
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.probe import Probes
-from dp_vllm_gateway.relay import Server
 
 TICK_SECONDS: Final = 0.5
 """How often time limits and files are looked at."""
