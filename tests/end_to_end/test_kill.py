@@ -7,7 +7,7 @@ from end_to_end.load import load
 from end_to_end.served import is_alive, kill, serve
 from programs import wait_until
 
-SLOW = ("--sim-decode-step-seconds", "0.02", "--sim-prefill-tokens-per-second", "3000")
+SLOW = ("--sim-decode-step-seconds", "0.02", "--sim-prefill-tokens-per-second", "8000")
 """A chat takes most of a second, and waits for its first token long enough to be killed before it."""
 
 
@@ -28,6 +28,21 @@ async def test_a_killed_replica_costs_only_the_streams_it_was_sending() -> None:
         assert all(chat.stream and chat.is_cut_in_order and chat.replica == "0" for chat in cut), cut
         assert len(cut) < 32 / 2, "at most every stream of that moment"
         await until(lambda: served.in_flight() == 0, "nothing is in flight any more")
+
+
+async def test_a_killed_gateway_is_back_and_engines_stay() -> None:
+    with serve(*SLOW, replicas=2) as served:
+        before = served.pids()
+        async with load(served.url, clients=16) as clients:
+            await clients.until(count=8)
+            kill(before["gateway"])
+            await until(lambda: served.pids().get("gateway") not in (None, before["gateway"]), "there is a new one")
+            await until(lambda: served.serves(0, 1), "it uses both replicas")
+            await clients.until(count=16)
+            served_again = len(clients.chats)
+            await clients.until(count=32)
+        assert all(chat.is_whole for chat in clients.chats[served_again:])
+        assert {**served.pids(), "gateway": 0} == {**before, "gateway": 0}
 
 
 def test_nothing_is_left_5_seconds_after_the_supervisor_was_killed() -> None:
