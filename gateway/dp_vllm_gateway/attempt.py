@@ -111,7 +111,7 @@ class Attempt:
         self.status = status
         self._until_eof = until_eof
         self._head = head = returning(headers)
-        if head.encoded:
+        if head.encoded or self._relay.bodiless or status in (204, 304):
             self._take = self._plain
         elif head.content_type.startswith(b"text/event-stream"):
             self._take = self._before_first_event
@@ -236,8 +236,8 @@ class Attempt:
         self._lease.answering()
         self._call.answered_at = self._loop.time()
         if not self._relay.begun:
-            answer_lines = (self._answer_lines, self._lease.member.answer_line)
-            self._relay.head(self.status, (*self._head.lines, *answer_lines), length)
+            lines = self._head.lines + self._answer_lines + self._lease.member.answer_line
+            self._relay.head(self.status, lines, length)
 
     def _mind_the_client(self) -> None:
         if self._relay.paused and not self._paused_at:

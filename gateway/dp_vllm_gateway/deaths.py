@@ -17,7 +17,12 @@ class Deaths:
         self._bodies: OrderedDict[int, tuple[float, set[str]]] = OrderedDict()
 
     def record(self, body: bytes, life: str, now: float) -> int:
-        """A request with this body was in flight when the engine life `life` ended; how many it has seen end."""
+        """A request with this body was in flight when the engine life `life` ended; how many it has seen end.
+
+        No body is no request of its own, and engines do not die of it: it is not counted.
+        """
+        if not body:
+            return 0
         key = xxhash.xxh3_64_intdigest(body)
         _, lives = self._bodies.pop(key, (now, set()))
         lives.add(life)

@@ -9,7 +9,6 @@ aiohttp does not publish (its version is pinned, and a test asserts each of thes
 - `request._protocol` (RequestHandler): `transport`, `_paused` and `_drain_helper()`.
 """
 
-from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from aiohttp import web
@@ -53,14 +52,15 @@ _CLOSED: Final = cast(web.StreamResponse, Sent(False))
 class Relay:
     """One response to one client: a head, pieces of body, an end."""
 
-    __slots__ = ("_bodiless", "_keep_alive", "_protocol", "_writer", "begun", "ended", "http10")
+    __slots__ = ("_keep_alive", "_protocol", "_writer", "begun", "bodiless", "ended", "http10")
 
     def __init__(self, request: web.BaseRequest) -> None:
         self._writer: Any = request._payload_writer
         self._protocol: Any = request._protocol
         self.http10 = request.version < (1, 1)
         self._keep_alive = request.keep_alive
-        self._bodiless = request.method == "HEAD"
+        self.bodiless = request.method == "HEAD"
+        """The response has a head alone, whatever that says of a body."""
         self.begun = False
         self.ended = False
 
@@ -70,29 +70,28 @@ class Relay:
         if transport is not None:
             transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def whole(self, status: int, headers: Sequence[bytes], body: bytes) -> None:
-        """Send a complete response. `headers` are lines with their line ends, without any that frame the body."""
-        self._write_head(status, headers, b"content-length: %d\r\n" % len(body), b"" if self._bodiless else body)
+    def whole(self, status: int, lines: bytes, body: bytes) -> None:
+        """Send a complete response. `lines` are header lines with their ends, without any that frame the body."""
+        self._write_head(status, lines, b"content-length: %d\r\n" % len(body), b"" if self.bodiless else body)
         self.ended = self._writer._eof = True
 
-    def head(self, status: int, headers: Sequence[bytes], length: int | None = None) -> None:
+    def head(self, status: int, lines: bytes, length: int | None = None) -> None:
         """Begin a response whose body follows in pieces: `length` bytes in all, or nobody knows."""
-        self._bodiless = self._bodiless or status in (204, 304)
+        self.bodiless = self.bodiless or status in (204, 304)
         if length is not None:
             framing = b"content-length: %d\r\n" % length
-        elif self._bodiless:
+        elif self.bodiless:
             framing = b""
         elif self.http10:
             framing, self._keep_alive = b"", False
         else:
             framing = b"transfer-encoding: chunked\r\n"
             self._writer.chunked = True
-        self._write_head(status, headers, framing, b"")
+        self._write_head(status, lines, framing, b"")
 
-    def _write_head(self, status: int, headers: Sequence[bytes], framing: bytes, body: bytes) -> None:
+    def _write_head(self, status: int, lines: bytes, framing: bytes, body: bytes) -> None:
         connection = b"" if self._keep_alive and not self.http10 else self._connection_header()
         reason = REASONS.get(status, b"")
-        lines = b"".join(headers)
         self._send(b"HTTP/1.1 %d %b\r\n%b%b%b\r\n%b" % (status, reason, lines, framing, connection, body))
         self.begun = True
 
@@ -101,12 +100,12 @@ class Relay:
 
     def body(self, data: bytes) -> None:
         """Send a piece of the body. Empty data is nothing: framed, it would end the body."""
-        if data and not self._bodiless:
+        if data and not self.bodiless:
             self._send(b"%x\r\n%b\r\n" % (len(data), data) if self._writer.chunked else data)
 
     def end(self, data: bytes = b"") -> None:
         """Send the last piece and end the body."""
-        if self._bodiless or not self._writer.chunked:
+        if self.bodiless or not self._writer.chunked:
             self.body(data)
         elif data:
             self._send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))

@@ -33,7 +33,7 @@ def shared(both_engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture
-def url(shared: tuple[str, str]) -> Iterator[str]:
+def url(shared: tuple[str, str], engines: Engines) -> Iterator[str]:
     """Where the gateway listens. Whatever becomes of a test's requests, none is in flight after it."""
     url, admin = shared
     yield url

@@ -1,0 +1,201 @@
+"""HTTP's own rules: methods without a body, old clients, several requests in one piece, and attempts to confuse."""
+
+from typing import Any
+
+import pytest
+import scripted
+import wire
+from scripted import END, STREAM, Asked, Engines, Peer, event, said
+
+PATH = "/v1/completions"
+BODY = b'{"prompt": "x"}'
+
+
+def asked(engines: Engines) -> list[Asked]:
+    return [asked for engine in engines for asked in engine.asked]
+
+
+# HEAD
+
+
+@pytest.mark.parametrize("framing", [{"content_length": 1234}, {}, {"transfer_encoding": "chunked"}])
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream", "text/plain"])
+def test_the_answer_to_head_ends_at_its_head(url: str, engines: Engines, framing: dict[str, Any], kind: str) -> None:
+    for engine in engines:
+        engine.script = scripted.saying(scripted.head(content_type=kind, **framing))
+    with wire.line(url) as line:
+        for _ in range(3):
+            line.send(wire.request("HEAD", "/any"))
+            answer = line.answer("HEAD")
+            assert (answer.status, answer.headers["content-type"]) == (200, kind)
+            assert answer.headers.get("content-length") in (None, "1234"), "as a GET's would be, or nothing"
+        line.send(wire.request("GET", "/health"))
+        assert line.answer().status == 200
+    assert [one.method for one in asked(engines)] == ["HEAD"] * 3
+
+
+def test_head_of_the_gateways_own_answers(url: str) -> None:
+    with wire.line(url) as line:
+        for path in ("/health", "/ready", "/metrics", "/v1//x", "/v1/models"):
+            line.send(wire.request("HEAD", path))
+            assert line.answer("HEAD").body == b""
+        line.send(wire.request("GET", "/health"))
+        assert line.answer().status == 200
+
+
+# old clients
+
+
+def test_http_1_0_gets_a_body_that_ends_with_the_connection(url: str, engines: Engines) -> None:
+    for engine in engines:
+        engine.script = scripted.saying(STREAM, event(said("one")), event(b"[DONE]"), END)
+    with wire.line(url) as line:
+        line.send(wire.request("POST", PATH, BODY, version="1.0"))
+        answer = line.answer()
+        assert answer.body.endswith(b"data: [DONE]\n\n")
+        assert not {"transfer-encoding", "content-length"} & set(answer.headers)
+        assert line.rest() == b""
+
+
+def test_http_1_0_may_keep_its_connection_where_the_length_is_known(url: str) -> None:
+    with wire.line(url) as line:
+        for _ in range(2):
+            line.send(wire.request("POST", PATH, BODY, {"connection": "keep-alive"}, version="1.0"))
+            answer = line.answer()
+            assert (answer.status, answer.headers["connection"]) == (200, "keep-alive")
+        line.send(wire.request("POST", PATH, BODY, version="1.0"))
+        assert line.answer().headers["connection"] == "close"
+        assert line.rest() == b""
+
+
+def test_a_client_may_ask_for_the_end_of_the_connection(url: str) -> None:
+    for path, body in ((PATH, BODY), ("/health", None), ("/v1//x", None)):
+        with wire.line(url) as line:
+            line.send(wire.request("POST" if body else "GET", path, body, {"connection": "close"}))
+            assert line.answer().headers["connection"] == "close"
+            assert line.rest() == b""
+
+
+# several requests
+
+
+def test_requests_sent_in_one_piece_are_answered_in_order(url: str, engines: Engines) -> None:
+    def name(peer: Peer, one: Asked) -> None:
+        peer.send(scripted.whole(200, {"target": one.target, "body": one.body.decode()}))
+
+    for engine in engines:
+        engine.script = name
+    with wire.line(url) as line:
+        line.send(*[wire.request("POST", f"/r/{number}", b"x" * number) for number in range(20)])
+        for number in range(20):
+            assert line.answer().json() == {"target": f"/r/{number}", "body": "x" * number}
+
+
+def test_after_a_refusal_the_connection_is_in_step_or_closed(url: str, engines: Engines) -> None:
+    for refused in ("/v1//x", "/collective_rpc"):
+        with wire.line(url) as line:
+            line.send(wire.request("POST", refused, b"x" * 100_000), wire.request("POST", PATH, BODY))
+            assert line.answer().status in (400, 403)
+            rest = line.answer()
+            assert rest.status == 200
+    assert [one.body for one in asked(engines)] == [BODY, BODY]
+
+
+def test_a_client_that_sends_byte_by_byte_is_understood(url: str, engines: Engines) -> None:
+    with wire.line(url) as line:
+        for byte in wire.request("POST", PATH, BODY):
+            line.send(bytes((byte,)))
+        assert line.answer().status == 200
+    assert asked(engines)[0].body == BODY
+
+
+# attempts to confuse: what two readers could divide differently is read by nobody
+
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n"
+CONFUSING = {
+    "both framings": b"content-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "both framings, the other order": b"transfer-encoding: chunked\r\ncontent-length: 4\r\n\r\n0\r\n\r\n",
+    "two lengths": b"content-length: 0\r\ncontent-length: 36\r\n\r\n",
+    "a list of lengths": b"content-length: 0, 36\r\n\r\n",
+    "a length with a sign": b"content-length: +0\r\n\r\n",
+    "a negative length": b"content-length: -1\r\n\r\n",
+    "a length in hexadecimal": b"content-length: 0x0\r\n\r\n",
+    "a length with a gap": b"content-length: 1 0\r\n\r\n",
+    "a length without end": b"content-length: 99999999999999999999999\r\n\r\n",
+    "an empty length": b"content-length: \r\n\r\n",
+    "an unknown coding": b"transfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "chunked, then another coding": b"transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    "chunked twice": b"transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a coding and chunked, in two lines": b"transfer-encoding: chunked\r\ntransfer-encoding: gzip\r\n\r\n0\r\n\r\n",
+    "a space before the colon": b"transfer-encoding : chunked\r\n\r\n0\r\n\r\n",
+    "a tab before the colon": b"content-length\t: 0\r\n\r\n",
+    "a vertical tab in the coding": b"transfer-encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+    "a folded line": b"x-a: b\r\n content-length: 36\r\n\r\n",
+    "a first line that is folded": b" x-a: b\r\n\r\n",
+    "a zero byte in a value": b"x-a: b\x00c\r\n\r\n",
+    "a zero byte in a name": b"x-\x00a: b\r\n\r\n",
+    "a carriage return in a value": b"x-a: b\rcontent-length: 36\r\n\r\n",
+    "a line without a colon": b"x-a\r\n\r\n",
+    "a name that is empty": b": b\r\n\r\n",
+    "a name with a space": b"x a: b\r\n\r\n",
+    "a chunk's length in another notation": b"transfer-encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n",
+    "a chunk's length with a sign": b"transfer-encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n",
+    "a chunk's length with an underscore": b"transfer-encoding: chunked\r\n\r\n1_0\r\nhello\r\n0\r\n\r\n",
+    "a chunk that is longer than it says": b"transfer-encoding: chunked\r\n\r\n2\r\nhello\r\n0\r\n\r\n",
+    "a chunk's length without end": b"transfer-encoding: chunked\r\n\r\nffffffffffffffffff\r\nhello\r\n0\r\n\r\n",
+    "a chunk that ends in a bare line feed": b"transfer-encoding: chunked\r\n\r\n5\r\nhello\n0\r\n\r\n",
+    "a line feed in a chunk's extension": b"transfer-encoding: chunked\r\n\r\n5;a\nhello\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("confusing", CONFUSING.values(), ids=CONFUSING)
+def test_what_two_readers_could_divide_differently_is_refused(url: str, engines: Engines, confusing: bytes) -> None:
+    with wire.line(url) as line:
+        line.send(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n", confusing, SMUGGLED)
+        assert line.answer().status in (400, 413)
+        assert line.rest() == b"", "nothing that follows on the connection is read"
+    assert not asked(engines)
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        b"GET /any\r\n",
+        b"GET /any HTTP/3.7\r\n",
+        b"GET /any HTTP/1.1 \r\n",
+        b"GET\t/any\tHTTP/1.1\r\n",
+        b"G\x00T /any HTTP/1.1\r\n",
+        b"GET /an\x00y HTTP/1.1\r\n",
+        b"GET /a b HTTP/1.1\r\n",
+        b"PRI * HTTP/2.0\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"hello?\r\n",
+    ],
+)
+def test_a_line_that_is_no_request_is_answered_in_json_and_closed(url: str, engines: Engines, begin: bytes) -> None:
+    with wire.line(url) as line:
+        line.send(begin, b"host: x\r\n\r\n", SMUGGLED)
+        answer = line.answer()
+        assert answer.status == 400
+        assert answer.error["type"] == "invalid_request_error"
+        assert line.rest() == b""
+    assert not asked(engines)
+
+
+def test_a_head_without_end_is_refused(url: str, engines: Engines) -> None:
+    for head in (b"x-a: " + b"b" * 70_000, b"".join(b"x-%d: y\r\n" % number for number in range(300))):
+        with wire.line(url) as line:
+            line.send(b"GET /any HTTP/1.1\r\n", head)
+            assert line.answer().status in (400, 431)
+    with wire.line(url) as line:
+        line.send(b"GET /", b"a" * 70_000, b" HTTP/1.1\r\n\r\n")
+        assert line.answer().status in (400, 414)
+    assert not asked(engines)
+
+
+def test_lines_that_end_in_a_line_feed_are_not_read_two_ways(url: str, engines: Engines) -> None:
+    with wire.line(url) as line:
+        line.send(b"GET /any HTTP/1.1\nhost: x\nx-a: b\n\n", SMUGGLED)
+        status = line.answer().status
+    assert status == 400 or {one.target for one in asked(engines)} <= {"/any", "/smuggled"}
+    assert all(b"\n" not in one.head.replace(b"\r\n", b"") for one in asked(engines))
