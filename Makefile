@@ -58,3 +58,7 @@ test-docker: setup ## the tests of the images, in a real Docker engine (as root 
 .PHONY: images
 images: setup ## build the Docker images
 	@PYTHONPATH=tests $(BIN)/python -m docker.run images
+
+.PHONY: bench
+bench: setup ## what our gateway costs beside others (half an hour, on a quiet machine)
+	$(BIN)/python bench/gateway.py

@@ -93,7 +93,7 @@ def measure(benchmark: Benchmark, parts: list[str]) -> Results:
     cost = benchmark.cost() if "cost" in parts else {}
     streams = benchmark.many_streams() if "streams" in parts else {}
     pace, latency = benchmark.latency() if "latency" in parts else (0.0, {})
-    return Results(benchmark.versions, cost, streams, pace, latency, benchmark.problems)
+    return Results(benchmark.versions, cost, streams, pace, latency, benchmark.missing, benchmark.failed)
 
 
 def main() -> int:
@@ -107,14 +107,14 @@ def main() -> int:
         benchmark = Benchmark(plan_of(given, Path(folder)))
         if given.profile:
             benchmark.profile(given.profile, native=given.native)
-            results = Results(problems=benchmark.problems)
+            results = Results(missing=benchmark.missing, failed=benchmark.failed)
             if given.profile.suffix == ".txt" and given.profile.exists():
                 print(flame.busiest(given.profile.read_text()))
         else:
             results = measure(benchmark, parts)
     titles = {name: scenario.title for name, scenario in SCENARIOS.items()}
     print(json.dumps(as_json(results), indent=1) if given.json else as_text(results, titles))
-    return 1 if results.problems else 0
+    return 1 if results.failed else 0
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ FOREVER: Final = 1_000_000
 OPENING_SECONDS: Final = 5.0
 """How long opening many streams may take, so that the first is still open with the last."""
 
-PROBLEMS: Final = (install.Missing, Failed, OSError, TimeoutError, AssertionError)
-"""What a gateway that cannot be had or does not work raises; AssertionError: it did not start."""
+FAILURES: Final = (Failed, OSError, TimeoutError, AssertionError)
+"""What a gateway that does not work raises; AssertionError: it did not start."""
 
 T = TypeVar("T")
 
@@ -78,8 +78,10 @@ class Benchmark:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self.versions: dict[str, str] = {}
-        self.problems: dict[str, str] = {}
-        """What is missing in the results, and why."""
+        self.missing: dict[str, str] = {}
+        """What cannot be had here, and why."""
+        self.failed: dict[str, str] = {}
+        """What did not work, and how."""
 
     def cost(self) -> dict[str, dict[str, Row]]:
         """CPU time of every gateway in every scenario. All stay started, and take turns within each round."""
@@ -181,9 +183,12 @@ class Benchmark:
     def _noting(self, what: str) -> Iterator[None]:
         try:
             yield
-        except PROBLEMS as problem:
-            self.problems[what] = str(problem) or type(problem).__name__
-            say(f"{what}: {self.problems[what][-400:]}")
+        except install.Missing as reason:
+            self.missing[what] = str(reason)
+            say(f"{what} is missing: {reason}")
+        except FAILURES as failure:
+            self.failed[what] = str(failure) or type(failure).__name__
+            say(f"{what} failed: {self.failed[what][-400:]}")
 
 
 def say(what: str) -> None:

@@ -49,8 +49,10 @@ class Results:
     streams: Mapping[str, ManyStreams] = field(default_factory=dict)
     pace_per_second: float = 0.0
     latency: Mapping[str, Latency] = field(default_factory=dict)
-    problems: Mapping[str, str] = field(default_factory=dict)
-    """What is missing above, and why."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """What cannot be had here, and why."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """What did not work, and how."""
 
 
 def ratios(rows: Mapping[str, Row], name: str) -> dict[str, float]:
@@ -75,8 +77,9 @@ def as_text(results: Results, titles: Mapping[str, str]) -> str:
     if results.latency:
         tables.append(latency_table(results.pace_per_second, results.latency))
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items() if version)
-    missing = [f"missing: {what}: {why}" for what, why in results.problems.items()]
-    return "\n\n".join([*tables, "\n".join([versions, *missing])])
+    missing = [f"missing: {what}: {why}" for what, why in results.missing.items()]
+    failed = [f"failed: {what}: {how[-600:]}" for what, how in results.failed.items()]
+    return "\n\n".join([*tables, "\n".join([versions, *missing, *failed])])
 
 
 def cost_table(title: str, rows: Mapping[str, Row]) -> str:

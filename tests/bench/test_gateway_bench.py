@@ -23,9 +23,9 @@ def test_the_benchmark_measures_requests_and_chunks_of_our_gateway() -> None:
         assert cost[scenario]["dp-vllm"]["per_second"]["rounds"][0] > 0
 
 
-def test_a_gateway_that_cannot_be_had_is_said_to_be_missing() -> None:
+def test_a_gateway_that_does_not_start_is_named_and_fails_the_run_that_measured_the_others() -> None:
     done = run("--only", "dp-vllm", "--also", "absent=/no/such/program", "--scenarios", "chunks-100")
 
     assert done.returncode == 1
-    assert "missing: absent: " in done.stdout
+    assert "failed: absent: " in done.stdout
     assert "dp-vllm  " in done.stdout
