@@ -98,7 +98,7 @@ class Gateway:
         route = route_of(request.method, path)
         self._judge_route(route, path)
         if offer is not None:
-            lines = self._request_lines(incoming, call)
+            lines = self._request_lines(incoming, _id_line(call))
             return await self.websockets.carry(request, path + query, lines, offer, call)
         return await self._send_on(request, incoming, relay, call, route, path + query)
 
@@ -135,11 +135,12 @@ class Gateway:
         try:
             facts = self._facts(request, incoming, route, body)
             call.model, call.stream = facts.model or "", facts.stream
-            answer_lines = self._answer_lines(incoming, call)
+            id_line = _id_line(call)
+            answer_lines = id_line + cors.lines(self._config.cors, incoming.read.get(b"origin"))
             wait_seconds = waiting.seconds_of(incoming.read.get(b"x-dp-vllm-wait"))
             if wait_seconds and not self._pool.available:
                 await waiting.for_replica(self._pool, facts, relay, wait_seconds, answer_lines)
-            lines = self._request_lines(incoming, call)
+            lines = self._request_lines(incoming, id_line)
             out = Outgoing(request.method, target, route, lines, body, facts, answer_lines)
             await self._pass_on(out, relay, call)
         finally:
@@ -156,7 +157,7 @@ class Gateway:
             await self.proxy.forward(out, relay, call)
             return
         call.status, call.replica = answer.status, "all"
-        relay.whole(answer.status, (b"content-type: application/json\r\n", out.answer_lines), answer.body)
+        relay.whole(answer.status, b"content-type: application/json\r\n" + out.answer_lines, answer.body)
 
     def _expect(self, incoming: Incoming, relay: Relay) -> None:
         length = incoming.read.get(b"content-length")
@@ -176,18 +177,20 @@ class Gateway:
         except BadJson as error:
             raise Refusal(400, f"the body is not JSON: {error}", code="bad_json") from error
 
-    def _request_lines(self, incoming: Incoming, call: Call) -> bytes:
-        lines = [*incoming.lines, b"x-request-id: %b\r\n" % call.id.encode()]
+    def _request_lines(self, incoming: Incoming, id_line: bytes) -> bytes:
+        """What an engine is sent: the client's headers, the id, and a key only if engines judge keys."""
         if self._config.replica_api_key is not None:
-            lines.append(b"authorization: Bearer %b\r\n" % self._config.replica_api_key.encode())
-        elif not self._keys.required:
-            passed = (b"authorization", b"x-api-key")
-            lines += [b"%b: %b\r\n" % (name, incoming.read[name]) for name in passed if name in incoming.read]
-        return b"".join(lines)
-
-    def _answer_lines(self, incoming: Incoming, call: Call) -> bytes:
-        allowed = cors.lines(self._config.cors, incoming.read.get(b"origin"))
-        return b"x-request-id: %b\r\n%b" % (call.id.encode(), allowed)
+            return b"%b%bauthorization: Bearer %b\r\n" % (
+                incoming.lines,
+                id_line,
+                self._config.replica_api_key.encode(),
+            )
+        lines = incoming.lines + id_line
+        if not self._keys.required:
+            for name in (b"authorization", b"x-api-key"):
+                if name in incoming.read:
+                    lines += b"%b: %b\r\n" % (name, incoming.read[name])
+        return lines
 
     # what the gateway answers itself
 
@@ -229,3 +232,7 @@ class Gateway:
             refusal.status, refusal.message, code=refusal.code, headers=refusal.headers, anthropic=anthropic
         )
         return self._own(call, response)
+
+
+def _id_line(call: Call) -> bytes:
+    return f"x-request-id: {call.id}\r\n".encode()

@@ -1,11 +1,5 @@
 """What is recorded of one request: what the request line says and the metrics count. Never a prompt or a key."""
 
-import re
-from typing import Final
-
-_PROMPT: Final = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d+)')
-_COMPLETION: Final = re.compile(rb'"(?:completion|output)_tokens":\s*(\d+)')
-
 
 class Call:
     """One request on its way through the gateway; its handler writes it, once it has ended others read it.
@@ -41,9 +35,16 @@ class Call:
     def usage(self, text: bytes) -> None:
         """Take the tokens that an engine counted from the end of its answer, if it says them."""
         at = text.rfind(b'"usage":')
-        if at < 0:
-            return
-        if prompt := _PROMPT.search(text, at):
-            self.prompt_tokens = int(prompt.group(1))
-        if completion := _COMPLETION.search(text, at):
-            self.completion_tokens = int(completion.group(1))
+        if at >= 0:
+            self.prompt_tokens = _number(text, b'prompt_tokens":', at) or _number(text, b'input_tokens":', at)
+            self.completion_tokens = _number(text, b'completion_tokens":', at) or _number(text, b'output_tokens":', at)
+
+
+def _number(text: bytes, name: bytes, start: int) -> int:
+    """The whole number behind a name; 0 if there is none."""
+    at = text.find(name, start)
+    if at < 0:
+        return 0
+    begin = at + len(name)
+    digits = text[begin : begin + 20].partition(b",")[0].partition(b"}")[0].strip()
+    return int(digits) if digits.isdigit() else 0

@@ -49,8 +49,8 @@ _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 class Incoming(NamedTuple):
     """A request's headers, as far as the gateway reads them."""
 
-    lines: list[bytes]
-    """What the engine is sent, each with its line end."""
+    lines: bytes
+    """What the engine is sent, each line with its end."""
     read: dict[bytes, bytes]
     """What the gateway reads, by lower-case name; the first of each."""
 
@@ -70,32 +70,32 @@ class Incoming(NamedTuple):
 
 def incoming(raw: Sequence[tuple[bytes, bytes]]) -> Incoming:
     """Divide a request's headers into those that go on and those that are read here."""
-    lines: list[bytes] = []
+    parts: list[bytes] = []
     read: dict[bytes, bytes] = {}
     for name, value in raw:
         lower = name.lower()
         copied = _READ.get(lower)
-        if copied is not None:
-            read.setdefault(lower, value)
+        if copied is not None and lower not in read:
+            read[lower] = value
         if copied is not False:
-            lines.append(b"%b: %b\r\n" % (name, value))
+            parts += (name, b": ", value, b"\r\n")
     named = read.get(b"connection")
     if named is not None and named.lower() not in (b"keep-alive", b"close"):
-        lines = _without(lines, named)
-    return Incoming(lines, read)
+        return _without(raw, named)
+    return Incoming(b"".join(parts), read)
 
 
-def _without(lines: list[bytes], connection: bytes) -> list[bytes]:
+def _without(raw: Sequence[tuple[bytes, bytes]], connection: bytes) -> Incoming:
     """A header that `Connection` names goes no further."""
-    named = {name.strip().lower() for name in connection.split(b",")}
-    return [line for line in lines if line.partition(b":")[0].lower() not in named]
+    named = {b"connection", *(name.strip().lower() for name in connection.split(b","))}
+    return incoming([(name, value) for name, value in raw if name.lower() not in named])
 
 
 class Returning(NamedTuple):
     """An answer's headers, as far as the gateway reads them."""
 
-    lines: list[bytes]
-    """What the client is sent, each with its line end; nothing that frames the body."""
+    lines: bytes
+    """What the client is sent, each line with its end; nothing that frames the body."""
     content_type: bytes
     length: int | None
     encoded: bool
@@ -104,7 +104,7 @@ class Returning(NamedTuple):
 
 def returning(raw: Iterable[tuple[bytes, bytes]]) -> Returning:
     """Divide an answer's headers (names in lower case) likewise."""
-    lines = []
+    parts: list[bytes] = []
     content_type = b""
     length = None
     encoded = False
@@ -118,5 +118,5 @@ def returning(raw: Iterable[tuple[bytes, bytes]]) -> Returning:
                 content_type = value
             elif name == b"content-encoding":
                 encoded = value.lower() != b"identity"
-            lines.append(b"%b: %b\r\n" % (name, value))
-    return Returning(lines, content_type, length, encoded)
+            parts += (name, b": ", value, b"\r\n")
+    return Returning(b"".join(parts), content_type, length, encoded)

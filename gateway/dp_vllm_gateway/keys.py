@@ -20,6 +20,8 @@ class Keys:
         self._file = file
         self._stamp: tuple[int, int, int] | None = None
         self._from_file: dict[bytes, str] = {}
+        self._known: dict[bytes, str] = {}
+        """Keys that were found before. Python looks bytes up by a hash that is secret to the process."""
         self.problem = ""
         """Why every request is refused, if the file that should hold keys holds none."""
         if file is not None:
@@ -34,8 +36,13 @@ class Keys:
         """The name of a key, None if it is not one of the endpoint's."""
         if key is None:
             return None
-        digest = _digest(key)
-        return self._given.get(digest) or self._from_file.get(digest)
+        name = self._known.get(key)
+        if name is None:
+            digest = _digest(key)
+            name = self._given.get(digest) or self._from_file.get(digest)
+            if name is not None:
+                self._known[key] = name
+        return name
 
     def refresh(self) -> None:
         """Read the file again if it changed. A file without keys closes the endpoint; it never opens it."""
@@ -49,9 +56,11 @@ class Keys:
             lines = self._file.read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             self._from_file, self._stamp = {}, None
+            self._known.clear()
             self.problem = f"the key file {self._file} cannot be read: {error}"
             return
         self._stamp = stamp
+        self._known.clear()
         self._from_file = dict(_entry(line, number) for number, line in enumerate(lines, 1) if line.strip())
         self.problem = "" if self._from_file or self._given else f"the key file {self._file} holds no key"
 

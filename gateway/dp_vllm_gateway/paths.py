@@ -1,5 +1,6 @@
 """Which path a request asks for: refused if an engine could read it differently than the gateway. Pure."""
 
+import functools
 import re
 from typing import Final
 
@@ -8,6 +9,7 @@ from dp_vllm_gateway.replies import Refusal
 _AMBIGUOUS: Final = re.compile(r"//|/\.{1,2}(?:/|$)|%2e|%2f|%5c|\\|[\x00-\x20\x7f]", re.IGNORECASE)
 
 
+@functools.lru_cache(maxsize=1024)
 def target_of(raw: str, root_path: str) -> tuple[str, str]:
     """The path without the root path, and `?` with the query if there is one.
 

@@ -154,7 +154,7 @@ class Proxy:
         if relay.begun:  # a client that was kept waiting with comments
             relay.end(b"data: " + whole.body + b"\n\n")
         else:
-            relay.whole(whole.status, (*whole.headers.lines, out.answer_lines, member.answer_line), whole.body)
+            relay.whole(whole.status, whole.headers.lines + out.answer_lines + member.answer_line, whole.body)
 
     # after a failure
 

@@ -6,6 +6,7 @@ aiohttp does not publish (its version is pinned, and a test asserts each of thes
 
 - `request._payload_writer` (StreamWriter): `output_size`, `chunked` and `_eof` are kept true, so that aiohttp never
   adds a second response to one that we began;
+- `request._message`: the request's head, without the cost of aiohttp's cached properties;
 - `request._protocol` (RequestHandler): `transport`, `_paused` and `_drain_helper()`.
 """
 
@@ -57,9 +58,10 @@ class Relay:
     def __init__(self, request: web.BaseRequest) -> None:
         self._writer: Any = request._payload_writer
         self._protocol: Any = request._protocol
-        self.http10 = request.version < (1, 1)
-        self._keep_alive = request.keep_alive
-        self.bodiless = request.method == "HEAD"
+        message = request._message
+        self.http10 = message.version < (1, 1)
+        self._keep_alive = not message.should_close
+        self.bodiless = message.method == "HEAD"
         """The response has a head alone, whatever that says of a body."""
         self.begun = False
         self.ended = False

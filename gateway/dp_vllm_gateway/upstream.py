@@ -75,6 +75,7 @@ class Connection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._out: list[bytes] = []
         self._complete = False
+        self._parser = httptools.HttpResponseParser(self)
         self.closed = False
         self.idle_since = 0.0
 
@@ -92,12 +93,11 @@ class Connection(asyncio.Protocol):
         self._complete = False
         self._until_eof = False
         self._keep_open = False
-        self._parser = httptools.HttpResponseParser(self)
         self.transport.write(request)
 
     def reusable(self) -> bool:
         """Whether the last answer is complete and the engine keeps the connection open."""
-        return self._complete and self._keep_open and not self.closed
+        return self._keep_open and not self.closed
 
     def close(self) -> None:
         """Drop the connection at once; the engine aborts what it was doing for it."""
@@ -185,14 +185,15 @@ class Connection(asyncio.Protocol):
         self._until_eof = FRAMING.isdisjoint([name for name, _ in headers])
         self._exchange.on_head(status, headers, self._until_eof)
         if self._to_head:
-            self._complete = True
-            self._keep_open = bool(self._parser.should_keep_alive())
+            self._complete = True  # the parser waits for a body that will not come: the connection is not used again
 
     def on_body(self, body: bytes) -> None:
         if not self._complete:
             self._out.append(body)
 
     def on_message_complete(self) -> None:
+        if self._complete:  # what followed the answer to a HEAD
+            return
         if self._head_done:
             self._complete = True
             self._keep_open = bool(self._parser.should_keep_alive())

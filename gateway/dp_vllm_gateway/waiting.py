@@ -16,7 +16,7 @@ from dp_vllm_gateway.replies import Refusal
 COMMENT_SECONDS: Final = 5.0
 """How often a waiting stream hears something."""
 
-_STREAM_HEAD: Final = (b"content-type: text/event-stream; charset=utf-8\r\n", b"cache-control: no-cache\r\n")
+_STREAM_HEAD: Final = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
 
 
 def seconds_of(value: bytes | None) -> float:
@@ -39,7 +39,7 @@ async def for_replica(pool: Pool, facts: Facts, relay: Relay, seconds: float, an
     while not pool.candidates(facts) and (left := end - loop.time()) > 0:
         if facts.stream:
             if not relay.begun:
-                relay.head(200, (*_STREAM_HEAD, answer_lines))
+                relay.head(200, _STREAM_HEAD + answer_lines)
             relay.body(_comment(pool))
         try:
             async with asyncio.timeout(min(left, COMMENT_SECONDS)):
