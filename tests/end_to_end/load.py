@@ -38,7 +38,8 @@ class Chat:
     def is_cut_in_order(self) -> bool:
         """Text came, then an error event was the last, and nothing said that the answer is complete."""
         return (
-            self.status == 200
+            self.stream
+            and self.status == 200
             and not self.broken
             and len(self._texts) > 0
             and "error" in self.events[-1]

@@ -79,12 +79,8 @@ def test_a_new_run_waits_for_the_guardians_of_a_killed_one(directory: RunDirecto
         identity = pids.identify(guardian.pid)
         directory.path.mkdir(parents=True)
         run.write(directory, record(Guarded(identity, ProcessId(1, 1))))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(run, "GUARDIAN_SECONDS", 0.1)
-            with pytest.raises(
-                UserError, match=rf"processes of the former run demo do not end .guardian {identity.pid}"
-            ):
-                run.claimed(directory, {}).__enter__()
+        with pytest.raises(UserError, match=rf"processes of the former run demo do not end .guardian {identity.pid}"):
+            run.claimed(directory, {}, guardian_seconds=0.1).__enter__()
         assert guardian.stdin is not None
         guardian.stdin.close()
         with run.claimed(directory, {}):
