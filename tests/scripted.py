@@ -5,6 +5,7 @@ client asked.
 """
 
 import contextlib
+import itertools
 import json
 import socket
 import struct
@@ -59,6 +60,8 @@ class Asked:
     head: bytes
     """Request line and header lines, with the empty line."""
     body: bytes
+    connection: int
+    """Which of the engine's connections it came on."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -70,8 +73,9 @@ class Asked:
 class Peer:
     """The gateway's end of one connection, as the engine sees it."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, number: int) -> None:
         self.socket = connection
+        self._number = number
         self._buffer = b""
 
     def send(self, *pieces: bytes) -> None:
@@ -105,13 +109,13 @@ class Peer:
                 return None
         begin, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
         method, target, _ = begin.split(b"\r\n")[0].decode("latin-1").split(" ")
-        asked = Asked(method, target, begin + b"\r\n\r\n", b"")
+        asked = Asked(method, target, begin + b"\r\n\r\n", b"", self._number)
         length = int(asked.headers.get("content-length", "0"))
         while len(self._buffer) < length:
             if not self._more():
                 return None
         body, self._buffer = self._buffer[:length], self._buffer[length:]
-        return Asked(method, target, asked.head, body)
+        return Asked(method, target, asked.head, body, self._number)
 
     def _more(self) -> bool:
         try:
@@ -123,6 +127,8 @@ class Peer:
 
 
 Script = Callable[[Peer, Asked], None]
+
+_numbers = itertools.count()
 
 
 def saying(*pieces: bytes) -> Script:
@@ -155,8 +161,6 @@ class Engine:
     """What a scrape is answered; nothing: 404."""
     asked: list[Asked] = field(default_factory=list)
     """What clients asked, in order."""
-    connections: int = 0
-    """How many connections clients' requests came on."""
     port: int = field(default_factory=programs.free_port)
     _listener: socket.socket | None = None
     _open: set[socket.socket] = field(default_factory=set)
@@ -176,6 +180,10 @@ class Engine:
             self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
             self._listener = None
+        self.drop()
+
+    def drop(self) -> None:
+        """End the connections that are open."""
         for connection in list(self._open):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
@@ -189,14 +197,11 @@ class Engine:
 
     def _serve(self, connection: socket.socket) -> None:
         self._open.add(connection)
-        peer = Peer(connection)
-        counted = False
+        peer = Peer(connection, next(_numbers))
         with contextlib.closing(connection), contextlib.suppress(OSError):
             while (asked := peer.read()) is not None:
                 if self._looked(peer, asked):
                     continue
-                self.connections += not counted
-                counted = True
                 self.asked.append(asked)
                 self.script(peer, asked)
         self._open.discard(connection)

@@ -190,7 +190,7 @@ class Attempt:
     def _events(self, data: bytes, complete: bool) -> None:
         self._since = self._loop.time()
         self._call.chunks += 1
-        if complete or self._tail or not data.endswith(b"\n\n") or self._suspicious(data):
+        if complete or self._tail or self._until_eof or not data.endswith(b"\n\n") or self._suspicious(data):
             self._events_one_by_one(data, complete)
             return
         self._relay.body(data)

@@ -20,7 +20,7 @@ def engines(both_engines: Engines) -> Engines:
     for engine in both_engines:
         engine.script = scripted.FINE
         engine.asked.clear()
-        engine.connections = 0
+        engine.drop()
     return both_engines
 
 
