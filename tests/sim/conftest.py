@@ -1,6 +1,7 @@
 """Simulated engines that most tests share, and the official client for one."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import programs
 import pytest
@@ -22,11 +23,12 @@ VARIABLES = {
 @pytest.fixture(scope="session")
 def sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[programs.Program]:
     """A quick engine with every route of a model that generates."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in VARIABLES.items():
-            patch.setenv(name, value)
-        with programs.sim(tmp_path_factory.mktemp("sim"), *FLAGS) as program:
-            yield program
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in VARIABLES.items():
+                patch.setenv(name, value)
+            program = stack.enter_context(programs.sim(tmp_path_factory.mktemp("sim"), *FLAGS))
+        yield program
 
 
 @pytest.fixture(scope="session")

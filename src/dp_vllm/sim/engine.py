@@ -129,18 +129,20 @@ class Engine:
             if sequence.last_at == previous:
                 steady += 1
             else:
-                prompts += self._note_pause(sequence, now)
+                prompts += self.stats.count_unsteady(sequence, now)
             sequence.last_at = now
-            given += 1
             if sequence.generated + 1 < sequence.reply.length:
                 sequence.generated += 1
                 sequence.known += 1
+                given += 1
                 sequence.sink.token(sequence)
             else:
                 ended += 1
                 self._complete(sequence, now)
-        if given:
-            self._note_step(given, prompts, steady, now)
+                given += sequence.generated > 0
+        if given or prompts:
+            self.stats.count_step(prompts, given, steady, now - previous)
+            self._ended_at = now
         if ended:
             self.running = [sequence for sequence in self.running if sequence.place is Place.RUNNING]
 
@@ -200,7 +202,8 @@ class Engine:
             sequence.sealed, sequence.next_seal = len(found), hit + size
             sequence.computed, sequence.scheduled, sequence.place = hit, count, Place.RUNNING
             if not sequence.admitted:
-                self._note_admitted(sequence, hit, now)
+                sequence.admitted, sequence.cached = now, hit
+                self.stats.count_admitted(sequence, now, cache=limits.prefix_caching)
             self.running.append(sequence)
             self._batch.append(sequence)
             budget -= count
@@ -249,49 +252,11 @@ class Engine:
         block.extend(sequence.reply.tokens(max(start, length) - length, end - length))
         return kv.link(sequence.hashes[-1] if sequence.hashes else sequence.root, block.tobytes())
 
-    def _note_admitted(self, sequence: Sequence, hit: int, now: float) -> None:
-        sequence.admitted, sequence.cached = now, hit
-        self.stats.queue_time.add(now - sequence.arrived)
-        if self.limits.prefix_caching:
-            self.stats.prefix_queries += len(sequence.prompt)
-            self.stats.prefix_hits += hit
-
-    def _note_pause(self, sequence: Sequence, now: float) -> int:
-        """A token that does not follow one of the step before: the prompt's tokens, if it is the first."""
-        stats, length = self.stats, len(sequence.prompt)
-        if sequence.generated:
-            stats.inter_token_latency.add(now - sequence.last_at)
-            return 0
-        sequence.first_at = now
-        stats.prompt_tokens += length
-        stats.prompt_tokens_cached += sequence.cached
-        stats.time_to_first_token.add(now - sequence.arrived)
-        stats.prefill_time.add(now - sequence.admitted)
-        stats.request_prefill_computed.add(length - sequence.cached)
-        return length
-
-    def _note_step(self, given: int, prompts: int, steady: int, now: float) -> None:
-        """As in vLLM, a step that gives nobody a token is counted with the one that does."""
-        stats = self.stats
-        if steady:
-            stats.inter_token_latency.add(now - self._ended_at, steady)
-        stats.iteration_tokens.add(prompts + given)
-        stats.generation_tokens += given
-        self._ended_at = now
-
     def _complete(self, sequence: Sequence, now: float) -> None:
         """The last token is there: the sequence leaves, `running` is put right by the caller."""
         sequence.generated = sequence.reply.length
         self.cache.release(sequence.blocks)
         sequence.place, sequence.blocks = Place.ENDED, []
         sequence.finish = sequence.reply.finish
-        stats, decode = self.stats, now - sequence.first_at
-        stats.finished[sequence.finish] += 1
-        stats.e2e_latency.add(now - sequence.arrived)
-        stats.decode_time.add(decode)
-        stats.inference_time.add(now - sequence.admitted)
-        stats.request_prompt_tokens.add(len(sequence.prompt))
-        stats.request_generation_tokens.add(sequence.generated)
-        if sequence.generated > 1:
-            stats.time_per_output_token.add(decode / (sequence.generated - 1))
+        self.stats.count_completed(sequence, now)
         sequence.sink.end(sequence)

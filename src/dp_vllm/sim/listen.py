@@ -28,13 +28,21 @@ def bind(place: Listen) -> socket.socket:
 def _bound(family: socket.AddressFamily, address: str | tuple[str, int]) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if family != socket.AF_UNIX:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _share(listener, True)
         listener.bind(address)
+        _share(listener, False)
     except OSError:
         listener.close()
         raise
     return listener
+
+
+def _share(listener: socket.socket, on: bool) -> None:
+    """On: connections that an earlier server left in TIME_WAIT do not count. Off: nobody else may bind this port.
+
+    Linux lets two sockets that both have it on bind one port as long as none listens, so it is off in between.
+    """
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, on)
 
 
 def describe(place: Listen) -> str:
@@ -76,6 +84,7 @@ class Door:
 async def _serve(listener: socket.socket, protocol: Callable[[], asyncio.Protocol]) -> asyncio.Server:
     """Listen. Closing the server leaves a unix socket's file where it is, as vLLM does."""
     loop = asyncio.get_running_loop()
+    _share(listener, True)
     if listener.family != socket.AF_UNIX:
         return await loop.create_server(protocol, sock=listener, backlog=_BACKLOG)
     keep = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}

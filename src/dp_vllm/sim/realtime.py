@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import uuid
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from dp_vllm.sim.app import FINGERPRINT, App
 
 
 async def realtime(app: App, request: web.BaseRequest) -> web.StreamResponse:
-    """Echo texts and bytes until the client closes."""
-    channel = web.WebSocketResponse(protocols=("realtime",))
+    """Echo texts and bytes until the client closes, and then its close code."""
+    channel = web.WebSocketResponse(protocols=("realtime",), autoclose=False)
     if not channel.can_prepare(request):
         return web.Response(status=426, text="Upgrade Required")
     await channel.prepare(request)
@@ -23,4 +23,5 @@ async def realtime(app: App, request: web.BaseRequest) -> web.StreamResponse:
             await channel.send_str(message.data)
         elif message.type is WSMsgType.BINARY:
             await channel.send_bytes(message.data)
+    await channel.close(code=channel.close_code or WSCloseCode.OK)
     return channel

@@ -78,13 +78,13 @@ async def _later(app: App, frames: ResponseFrames, work: Awaitable[web.StreamRes
 
 
 async def retrieve(app: App, request: web.BaseRequest) -> web.StreamResponse:
-    """`GET /v1/responses/{id}`."""
-    return app.json(_kept(app, request["names"]["id"]).answer)
+    """`GET /v1/responses/{response_id}`."""
+    return app.json(_kept(app, request["names"]["response_id"]).answer)
 
 
 async def cancel(app: App, request: web.BaseRequest) -> web.StreamResponse:
-    """`POST /v1/responses/{id}/cancel`: of those in the background."""
-    kept = _kept(app, request["names"]["id"])
+    """`POST /v1/responses/{response_id}/cancel`: of those in the background."""
+    kept = _kept(app, request["names"]["response_id"])
     identity = kept.answer["id"]
     if identity not in app.background:
         raise errors.bad_request("Cannot cancel a synchronous response.", "response_id")

@@ -7,6 +7,8 @@ from bisect import bisect_left
 from collections import Counter
 from typing import Final
 
+from dp_vllm.sim.sequence import Sequence
+
 FINISH_REASONS: Final = ("stop", "length", "abort", "error", "repetition")
 
 _FIRST_TOKEN: Final = (
@@ -70,3 +72,43 @@ class Stats:
         self.request_generation_tokens = Histogram(lengths)
         self.request_prefill_computed = Histogram(lengths)
         self.iteration_tokens = Histogram(_ITERATION)
+
+    def count_admitted(self, sequence: Sequence, now: float, *, cache: bool) -> None:
+        """A sequence left the queue for the first time."""
+        self.queue_time.add(now - sequence.arrived)
+        if cache:
+            self.prefix_queries += len(sequence.prompt)
+            self.prefix_hits += sequence.cached
+
+    def count_unsteady(self, sequence: Sequence, now: float) -> int:
+        """A token came that does not follow one of the step before; the prompt's tokens, if it is the first."""
+        if sequence.generated:
+            self.inter_token_latency.add(now - sequence.last_at)
+            return 0
+        length = len(sequence.prompt)
+        sequence.first_at = now
+        self.prompt_tokens += length
+        self.prompt_tokens_cached += sequence.cached
+        self.time_to_first_token.add(now - sequence.arrived)
+        self.prefill_time.add(now - sequence.admitted)
+        self.request_prefill_computed.add(length - sequence.cached)
+        return length
+
+    def count_step(self, prompts: int, given: int, steady: int, seconds: float) -> None:
+        """A step gave tokens. As in vLLM, the prompt tokens of one that gives none are counted with a later one."""
+        if steady:
+            self.inter_token_latency.add(seconds, steady)
+        self.iteration_tokens.add(prompts + given)
+        self.generation_tokens += given
+
+    def count_completed(self, sequence: Sequence, now: float) -> None:
+        """A sequence got its last token."""
+        decode = now - sequence.first_at
+        self.finished[sequence.finish] += 1
+        self.e2e_latency.add(now - sequence.arrived)
+        self.decode_time.add(decode)
+        self.inference_time.add(now - sequence.admitted)
+        self.request_prompt_tokens.add(len(sequence.prompt))
+        self.request_generation_tokens.add(sequence.generated)
+        if sequence.generated > 1:
+            self.time_per_output_token.add(decode / (sequence.generated - 1))

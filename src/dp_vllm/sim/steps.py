@@ -2,8 +2,12 @@
 
 import asyncio
 import time
+from typing import Final
 
 from dp_vllm.sim.engine import Engine
+
+_CATCH_UP_SECONDS: Final = 0.05
+"""A loop later than this has too much to do: the time is lost."""
 
 
 class Steps:
@@ -39,7 +43,7 @@ class Steps:
         await self._idle.wait()
 
     async def run(self) -> None:
-        """Step for ever. A step that ends late does not delay the next, unless by more than its own length."""
+        """Step for ever. One that ends late makes the next shorter, so that the pace holds; not without bound."""
         start = time.monotonic()
         while True:
             await self._going.wait()
@@ -56,4 +60,4 @@ class Steps:
             await self._going.wait()
             now = time.monotonic()
             self.engine.finish(now)
-            start = start + seconds if now - start < 2 * seconds else now
+            start = max(start + seconds, now - _CATCH_UP_SECONDS)

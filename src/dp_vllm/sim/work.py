@@ -6,12 +6,15 @@ Whatever way the `with` block is left, by an answer, an error or the client's de
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from types import TracebackType
 
 from dp_vllm.sim import errors
-from dp_vllm.sim.sequence import Sequence
+from dp_vllm.sim.sequence import Place, Sequence
 from dp_vllm.sim.steps import Steps
+
+_log = logging.getLogger("dp_vllm.sim")
 
 
 class Work:
@@ -32,7 +35,9 @@ class Work:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._steps.engine.abort(self._sequences)
+        if any(sequence.place is not Place.ENDED for sequence in self._sequences):
+            _log.info("Request aborted: its client has left.")
+            self._steps.engine.abort(self._sequences)
 
 
 class Whole:
