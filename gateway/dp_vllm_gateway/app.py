@@ -7,7 +7,6 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from dp_vllm.endpoints import State
 from dp_vllm.engine.routes import Reach, Route, route_of
 from dp_vllm_gateway import cors, headers, merged, paths, refusals, replies, sse, waiting, websockets
 from dp_vllm_gateway.body import Bodies
@@ -208,7 +207,7 @@ class Gateway:
 
     def ready(self) -> web.Response:
         """Whether the gateway itself works."""
-        unseen = [m.name for m in self._pool.members() if m.endpoint.state is State.READY and not m.probed]
+        unseen = self._pool.unseen()
         if self._keys.problem:
             return replies.error(503, self._keys.problem, code="no_keys")
         if self.ending or not self._pool.known or unseen:

@@ -5,7 +5,7 @@ departure cancels. That is a third of the framework's cost (bench/README.md). Of
 file relies on (its version is pinned, and a test asserts each):
 
 - `RequestHandler.start()` serves a connection, and is what `connection_lost()` cancels (`handler_cancellation`);
-- `_messages`, `_waiter`, `_parser.message_consumed()`: parsed requests, and how to wait for the next;
+- `_messages`, `_current_request`, `_waiter`, `_parser.message_consumed()`: parsed requests, and how to wait for the next;
 - `_handle_request()` turns exceptions into responses through `handle_error()`, and sends what is not sent yet;
 - `_make_error_handler()` and `ERROR` stand for a request that is not HTTP;
 - `_keepalive_handle`, `_next_keepalive_close_time`, `_process_keepalive()` close idle connections;
@@ -38,6 +38,12 @@ class _Client(RequestHandler):
         connected = transport.get_extra_info("socket")
         if connected is not None and connected.family != socket.AF_UNIX:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MILLISECONDS)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._messages and isinstance(self._messages[-1][0], _ErrInfo) and self._current_request is not None:
+            # what was to be the rest of a body: aiohttp would let its reader wait for ever
+            self._current_request.content.set_exception(web.RequestPayloadError("the body is not framed as HTTP asks"))
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         if self._reading_paused:  # aiohttp resumes after every piece of a body, parses nothing and polls the socket

@@ -217,6 +217,10 @@ class Pool:
         """One endpoint."""
         return self._members.get(name)
 
+    def unseen(self) -> list[str]:
+        """The endpoints that should serve and were not looked at yet."""
+        return [m.name for m in self._members.values() if m.endpoint.state is State.READY and not m.probed]
+
     @property
     def available(self) -> bool:
         """Whether any endpoint may be picked."""

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
-from dp_vllm_gateway import admin, request_line
+from dp_vllm_gateway import admin, request_line, sockets
 from dp_vllm_gateway.app import Gateway
 from dp_vllm_gateway.clients import Server
 from dp_vllm_gateway.config import GatewayConfig, Tls
@@ -21,7 +21,8 @@ from dp_vllm_gateway.probe import Probes
 TICK_SECONDS: Final = 0.5
 """How often time limits and files are looked at."""
 
-BACKLOG: Final = 4096
+FIRST_LOOK_SECONDS: Final = 1.0
+"""How long clients wait at most for the gateway's first look at its replicas."""
 
 FLUSH_SECONDS: Final = 1.0
 """How long clients may take the last words at the end."""
@@ -59,37 +60,49 @@ async def _serve(config: GatewayConfig, journal: Journal | None) -> None:
         bring_up_to_date=gateway.broadcasts.bring_up_to_date,
     )
     server = Server(gateway.handle, idle_client_seconds=config.limits.idle_client_seconds)
-    async with _listening(config, server), admin.listening(config, gateway, pool), asyncio.TaskGroup() as group:
-        background = (_discover(config, pool), probes.run(), _tick(gateway, keys))
-        tasks = [group.create_task(task) for task in background]
-        await ended.wait()
-        await _finish(config, gateway, pool, server, ended)
-        for task in tasks:
-            task.cancel()
+    with _sockets(config) as listeners:
+        async with admin.listening(config, gateway, pool), asyncio.TaskGroup() as group:
+            background = (_discover(config, pool), probes.run(), _tick(gateway, keys))
+            tasks = [group.create_task(task) for task in background]
+            await _first_look(pool)
+            async with _serving(config, server, listeners):
+                await ended.wait()
+                await _finish(config, gateway, pool, server, ended)
+            for task in tasks:
+                task.cancel()
+
+
+@contextlib.contextmanager
+def _sockets(config: GatewayConfig) -> Iterator[list[socket.socket]]:
+    """The endpoint's listening sockets: from here on clients can connect, and wait."""
+    if config.listen_fds:
+        yield [socket.socket(fileno=fd) for fd in config.listen_fds]
+    elif config.uds is not None:
+        with sockets.unix(config.uds, "--uds", mode=0o666) as listener:
+            yield [listener]
+    else:
+        with contextlib.closing(sockets.tcp(config.host, config.port, "--port")) as listener:
+            yield [listener]
+
+
+async def _first_look(pool: Pool) -> None:
+    """Know the replicas before the first request is read: a gateway that was restarted would refuse it."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FIRST_LOOK_SECONDS):
+            while not pool.known or pool.unseen():
+                await pool.changed()
 
 
 @contextlib.asynccontextmanager
-async def _listening(config: GatewayConfig, server: Server) -> AsyncIterator[None]:
+async def _serving(config: GatewayConfig, server: Server, listeners: list[socket.socket]) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     tls = _tls(config.tls) if config.tls is not None else None
-    opened = []
-    for listener in _sockets(config):
-        opened.append(await loop.create_server(server, sock=listener, backlog=BACKLOG, ssl=tls))
+    opened = [await loop.create_server(server, sock=sock, backlog=sockets.BACKLOG, ssl=tls) for sock in listeners]
     try:
         yield
     finally:
         for listening in opened:
             listening.close()
-
-
-def _sockets(config: GatewayConfig) -> list[socket.socket]:
-    if config.listen_fds:
-        return [socket.socket(fileno=fd) for fd in config.listen_fds]
-    if config.uds is not None:
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(config.uds))
-        return [listener]
-    return [socket.create_server((config.host or "", config.port), backlog=BACKLOG, reuse_port=False)]
 
 
 def _tls(tls: Tls) -> ssl.SSLContext:
