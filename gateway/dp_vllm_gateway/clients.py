@@ -9,7 +9,9 @@ file relies on (its version is pinned, and a test asserts each):
 - `_handle_request()` turns exceptions into responses through `handle_error()`, and sends what is not sent yet;
 - `_make_error_handler()` and `ERROR` stand for a request that is not HTTP;
 - `_keepalive_handle`, `_next_keepalive_close_time`, `_process_keepalive()` close idle connections;
-- `_reading_paused`, `_buffer_paused`, `_msg_queue_resume_size`, `_resume_reading_if_drained()` bound pipelining.
+- `_reading_paused`, `_buffer_paused`, `_msg_queue_resume_size`, `_resume_reading_if_drained()` bound pipelining;
+- `_manager` is none once the client left; `_close` and `_force_close` say that the connection is to end;
+- `_task_handler`, `_loop`, `_keepalive_timeout` are what their names say; `request._payload_writer`: see relay.py.
 """
 
 import asyncio
