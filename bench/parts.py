@@ -22,7 +22,7 @@ ENGINES: Final = 4
 FOREVER: Final = 1_000_000
 """Tokens of a stream that the client leaves before they are all there."""
 
-OPENING_SECONDS: Final = 5.0
+OPENING_SECONDS: Final = 10.0
 """How long opening many streams may take, so that the first is still open with the last."""
 
 FAILURES: Final = (Failed, OSError, TimeoutError, AssertionError)

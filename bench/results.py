@@ -96,13 +96,13 @@ def cost_table(title: str, rows: Mapping[str, Row]) -> str:
 
 
 def streams_table(found: Mapping[str, ManyStreams]) -> str:
-    head = ["broken", "us CPU a chunk", "of a core", "kB a stream", "MB in all", "in flight", "then"]
+    head = ["broken", "open", "us CPU a chunk", "of a core", "kB a stream", "MB in all", "in flight", "then"]
     lines = [["streams side by side, to their end", *head]]
     for name, many in found.items():
         memory = [f"{many.bytes_per_stream / 1000:.1f}", f"{many.resident_during_bytes / 1e6:.0f}"]
         flight = ["-" if count is None else str(count) for count in (many.in_flight_during, many.in_flight_after)]
         cost = [f"{many.window.microseconds:.1f}", f"{many.window.busy:.0%}"]
-        lines.append([name, f"{many.broken} of {many.streams}", *cost, *memory, *flight])
+        lines.append([name, f"{many.broken} of {many.streams}", str(many.open_during), *cost, *memory, *flight])
     return columns(lines)
 
 

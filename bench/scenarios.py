@@ -149,6 +149,8 @@ class ManyStreams:
     streams: int
     broken: int
     """Ended without their last event, or with another number of chunks than was asked for."""
+    open_during: int
+    """Still open at the end of the window: all, unless the machine is too slow to open them in time."""
     resident_before_bytes: int
     resident_during_bytes: int
     in_flight_during: int | None
@@ -180,10 +182,12 @@ async def many_streams(
         await asyncio.sleep(duration.warm_seconds)
         window = await _window(lambda: sum(reader.chunks for reader in opened), observer.clock, duration.seconds)
         during, in_flight = observer.resident_bytes(), observer.in_flight()
+        still_open = sum(not reader.ended.done() for reader in opened)
         async with asyncio.timeout(END_SECONDS):
             ended = await asyncio.gather(*(reader.ended for reader in opened))
         whole = sum(well and reader.chunks == tokens for well, reader in zip(ended, opened, strict=True))
-        return ManyStreams(count, count - whole, before, during, in_flight, await _settled(observer), window)
+        settled = await _settled(observer)
+        return ManyStreams(count, count - whole, still_open, before, during, in_flight, settled, window)
 
 
 async def _settled(observer: Observer) -> int | None:
