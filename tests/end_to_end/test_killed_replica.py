@@ -81,8 +81,8 @@ def test_only_streams_in_flight_on_it_are_lost_and_the_replica_comes_back(engine
         finally:
             enough.set()
         answered = sum((asker.result() for asker in askers), Counter())
+        assert answered["1"], "the other one went on answering"
         ends = Counter((stream.replica, stream.ended) for stream in streams)
         assert set(ends) == {("0", "APIError"), ("1", "length")}, ends
-        assert set(answered) == {"0", "1"}, answered
         deployments.await_ready(program, 2, times=2)
         programs.wait_until(lambda: ask(client) == "0", "the replica that was killed answers again")
