@@ -5,13 +5,13 @@ departure cancels. That is a third of the framework's cost (bench/README.md). Of
 file relies on (its version is pinned, and a test asserts each):
 
 - `RequestHandler.start()` serves a connection, and is what `connection_lost()` cancels (`handler_cancellation`);
-- `_messages`, `_waiter`, `_current_request`, `_parser.message_consumed()`: parsed requests, how to wait for the next one;
+- `_messages`, `_waiter`, `_current_request`, `_parser.message_consumed()`: parsed requests, and how to await the next;
 - `_handle_request()` turns exceptions into responses through `handle_error()`, and sends what is not sent yet;
 - `_make_error_handler()` and `ERROR` stand for a request that is not HTTP;
 - `_keepalive_handle`, `_next_keepalive_close_time`, `_process_keepalive()` close idle connections;
 - `_reading_paused`, `_buffer_paused`, `_msg_queue_resume_size`, `_resume_reading_if_drained()` bound pipelining;
 - `_manager` is none once the client left; `_close` and `_force_close` say that the connection is to end;
-- `_task_handler`, `_loop`, `_keepalive`, `_keepalive_timeout` are what their names say; `_payload_writer`: see relay.py.
+- `_task_handler`, `_loop`, `_keepalive`, `_keepalive_timeout` are what they are called; `_payload_writer`: see relay.py.
 """
 
 import asyncio
