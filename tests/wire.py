@@ -150,3 +150,9 @@ def ask(url: str, method: str, path: str, body: Any = None, headers: Mapping[str
 def complete(url: str, headers: Mapping[str, str] | None = None, **fields: Any) -> Answer:
     """A completion."""
     return ask(url, "POST", "/v1/completions", {"model": "demo/model", "prompt": "hello", **fields}, headers)
+
+
+def in_flight(admin: str) -> int:
+    """Requests and sequences that a gateway counts, over all replicas."""
+    state = ask(admin, "GET", "/state").json()
+    return int(state["in_flight"] + sum(replica["sequences"] for replica in state["replicas"].values()))

@@ -11,7 +11,7 @@ file relies on (its version is pinned, and a test asserts each):
 - `_keepalive_handle`, `_next_keepalive_close_time`, `_process_keepalive()` close idle connections;
 - `_reading_paused`, `_buffer_paused`, `_msg_queue_resume_size`, `_resume_reading_if_drained()` bound pipelining;
 - `_manager` is none once the client left; `_close` and `_force_close` say that the connection is to end;
-- `_task_handler`, `_loop`, `_keepalive`, `_keepalive_timeout` are what they are called; `_payload_writer`: see relay.py.
+- `_task_handler`, `_loop`, `_keepalive`, `_keepalive_timeout` are as they are called; `_payload_writer`: see relay.py.
 """
 
 import asyncio

@@ -37,10 +37,4 @@ def url(shared: tuple[str, str], engines: Engines) -> Iterator[str]:
     """Where the gateway listens. Whatever becomes of a test's requests, none is in flight after it."""
     url, admin = shared
     yield url
-    programs.wait_until(lambda: not in_flight(admin), "nothing is in flight")
-
-
-def in_flight(admin: str) -> int:
-    """Requests and sequences that the gateway counts, over all replicas."""
-    state = wire.ask(admin, "GET", "/state").json()
-    return int(state["in_flight"] + sum(replica["sequences"] for replica in state["replicas"].values()))
+    programs.wait_until(lambda: not wire.in_flight(admin), "nothing is in flight")
