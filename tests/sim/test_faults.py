@@ -244,10 +244,15 @@ def test_it_refuses_connections_for_a_while(tmp_path: Path, uds: bool) -> None:
     place = ["--uds", path] if uds else ["--host", "127.0.0.1", "--port", str(port)]
     log = tmp_path / "log"
     argv = programs.python("-m", "dp_vllm.sim", "demo/model", *place)
-    with programs.running(argv, log, url=url, ready=lambda: "Uvicorn running" in log.read_text()) as program:
-        switch_on(program, "refuse", seconds=0.5)
-        assert not accepts(path if uds else ("127.0.0.1", port))
-        wait_until(lambda: accepts(path if uds else ("127.0.0.1", port)), "it listens again")
+    with programs.running(argv, log, url=url, ready=lambda: "Uvicorn running" in log.read_text()):
+        address = path if uds else ("127.0.0.1", port)
+        with line(url) as kept:
+            kept.send(request("POST", "/sim/fault", b"refuse"))
+            assert kept.answer().status == 200
+            assert not accepts(address)
+            kept.send(request("POST", "/sim/fault", b'{"kind": "refuse", "seconds": 0.1}'))
+            assert kept.answer().status == 200
+            wait_until(lambda: accepts(address), "it listens again")
         assert ask(url, "GET", "/health").status == 200
 
 

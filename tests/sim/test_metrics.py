@@ -6,20 +6,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import programs
-import pytest
 from programs import Program, wait_until
-from sim.scrape import metric
+from sim.scrape import Growth, metric
 from wire import ask, line, request
 
 ENGINE = {"engine": "0", "model_name": "demo/model"}
 PROMPT = "The same long prompt for everybody. " * 20
-
-
-@pytest.fixture
-def fresh(tmp_path: Path) -> Iterator[Program]:
-    """An engine that nobody else has asked anything."""
-    with programs.sim(tmp_path, "--enable-prompt-tokens-details", "--block-size", "16") as program:
-        yield program
 
 
 @contextmanager
@@ -54,59 +46,62 @@ def test_a_client_that_leaves_frees_its_place(tmp_path: Path) -> None:
         assert program.output().count("aborted") == 3
 
 
-def test_a_repeated_prompt_hits_the_prefix_cache(fresh: Program) -> None:
+def test_a_repeated_prompt_hits_the_prefix_cache(sim: Program) -> None:
+    growth = Growth(sim.url)
     body = {"prompt": PROMPT, "max_tokens": 2}
-    first, second = (ask(fresh.url, "POST", "/v1/completions", body).json()["usage"] for _ in range(2))
+    first, second = (ask(sim.url, "POST", "/v1/completions", body).json()["usage"] for _ in range(2))
     count = first["prompt_tokens"]
     cached = (count - 1) // 16 * 16
     assert first["prompt_tokens_details"] == {"cached_tokens": 0}
     assert second["prompt_tokens_details"] == {"cached_tokens": cached}
-    assert metric(fresh.url, "vllm:prefix_cache_queries_total") == 2 * count
-    assert metric(fresh.url, "vllm:prefix_cache_hits_total") == cached
-    assert metric(fresh.url, "vllm:prompt_tokens_cached_total") == cached
+    assert growth("vllm:prefix_cache_queries_total") == 2 * count
+    assert growth("vllm:prefix_cache_hits_total") == cached
+    assert growth("vllm:prompt_tokens_cached_total") == cached
 
 
-def test_a_salt_keeps_prefixes_apart(fresh: Program) -> None:
+def test_a_salt_keeps_prefixes_apart(sim: Program) -> None:
     for salt in ("one", "two"):
         body = {"prompt": PROMPT, "max_tokens": 2, "cache_salt": salt}
-        usage = ask(fresh.url, "POST", "/v1/completions", body).json()["usage"]
+        usage = ask(sim.url, "POST", "/v1/completions", body).json()["usage"]
         assert usage["prompt_tokens_details"] == {"cached_tokens": 0}
 
 
-def test_tokens_and_requests_are_counted(fresh: Program) -> None:
+def test_tokens_and_requests_are_counted(sim: Program) -> None:
+    growth = Growth(sim.url)
     usages = [
-        ask(fresh.url, "POST", "/v1/completions", {"prompt": "Hello", "max_tokens": 5, "stop": stop}).json()["usage"]
+        ask(sim.url, "POST", "/v1/completions", {"prompt": "Hello", "max_tokens": 5, "stop": stop}).json()["usage"]
         for stop in (None, "is")
     ]
     total = sum(usage["completion_tokens"] for usage in usages)
-    assert metric(fresh.url, "vllm:prompt_tokens_total", **ENGINE) == sum(one["prompt_tokens"] for one in usages)
-    assert metric(fresh.url, "vllm:generation_tokens_total", **ENGINE) == total
-    assert metric(fresh.url, "vllm:request_success_total", finished_reason="length") == 1
-    assert metric(fresh.url, "vllm:request_success_total", finished_reason="stop") == 1
+    assert growth("vllm:prompt_tokens_total", **ENGINE) == sum(usage["prompt_tokens"] for usage in usages)
+    assert growth("vllm:generation_tokens_total", **ENGINE) == total
+    assert growth("vllm:request_success_total", finished_reason="length") == 1
+    assert growth("vllm:request_success_total", finished_reason="stop") == 1
     for name in ("e2e_request_latency_seconds", "time_to_first_token_seconds", "request_queue_time_seconds"):
-        assert metric(fresh.url, f"vllm:{name}_count", **ENGINE) == 2
-    assert metric(fresh.url, "vllm:inter_token_latency_seconds_count") == total - 2
-    assert metric(fresh.url, "vllm:iteration_tokens_total_count") == total
-    assert metric(fresh.url, "vllm:request_generation_tokens_sum") == total
+        assert growth(f"vllm:{name}_count", **ENGINE) == 2
+    assert growth("vllm:inter_token_latency_seconds_count") == total - 2
+    assert growth("vllm:iteration_tokens_total_count") == total
+    assert growth("vllm:request_generation_tokens_sum") == total
 
 
-def test_the_cache_tells_its_sizes(fresh: Program) -> None:
-    assert metric(fresh.url, "vllm:cache_config_info", block_size="16", kv_cache_size_tokens=str(32768 * 16)) == 1
+def test_the_cache_tells_its_sizes(sim: Program) -> None:
+    assert metric(sim.url, "vllm:cache_config_info", block_size="16", kv_cache_size_tokens=str(32768 * 16)) == 1
 
 
-def test_http_requests_are_counted_by_route_and_class_of_status(fresh: Program) -> None:
-    ask(fresh.url, "POST", "/v1/completions", {"prompt": "Hello"})
-    ask(fresh.url, "POST", "/v1/completions", {"prompt": []})
-    ask(fresh.url, "GET", "/nowhere")
+def test_http_requests_are_counted_by_route_and_class_of_status(sim: Program) -> None:
+    growth = Growth(sim.url)
+    ask(sim.url, "POST", "/v1/completions", {"prompt": "Hello"})
+    ask(sim.url, "POST", "/v1/completions", {"prompt": []})
+    ask(sim.url, "GET", "/nowhere")
     labels = {"method": "POST", "handler": "/v1/completions"}
-    assert metric(fresh.url, "http_requests_total", status="2xx", **labels) == 1
-    assert metric(fresh.url, "http_requests_total", status="4xx", **labels) == 1
-    assert metric(fresh.url, "http_requests_total", handler="none", method="GET", status="4xx") == 1
-    assert metric(fresh.url, "http_request_duration_seconds_count", **labels) == 2
+    assert growth("http_requests_total", status="2xx", **labels) == 1
+    assert growth("http_requests_total", status="4xx", **labels) == 1
+    assert growth("http_requests_total", handler="none", method="GET", status="4xx") == 1
+    assert growth("http_request_duration_seconds_count", **labels) == 2
 
 
-def test_the_process_is_measured(fresh: Program) -> None:
-    assert metric(fresh.url, "process_resident_memory_bytes") > 1e6
+def test_the_process_is_measured(sim: Program) -> None:
+    assert metric(sim.url, "process_resident_memory_bytes") > 1e6
 
 
 def test_the_engines_metrics_can_be_off(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
-from programs import Program
+from programs import Program, wait_until
+from wire import ask
 
 MODEL = "demo/model"
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
@@ -168,11 +169,20 @@ def test_a_streamed_response_is_numbered_and_kept(client: OpenAI) -> None:
     assert deltas == done.response.output_text == client.responses.retrieve(done.response.id).output_text
 
 
-def test_a_response_in_the_background_can_be_cancelled(client: OpenAI) -> None:
-    queued = client.responses.create(model=MODEL, input="Hello", background=True, max_output_tokens=1500)
+def test_a_response_in_the_background_is_done_later(client: OpenAI) -> None:
+    queued = client.responses.create(model=MODEL, input="Hello", background=True)
     assert queued.status == "queued"
+    wait_until(lambda: client.responses.retrieve(queued.id).status == "completed", "it is done")
+
+
+def test_a_response_in_the_background_can_be_cancelled(sim: Program, client: OpenAI) -> None:
+    assert ask(sim.url, "POST", "/pause?mode=keep").status == 200
+    queued = client.responses.create(model=MODEL, input="Hello", background=True)
     assert client.responses.cancel(queued.id).status == "cancelled"
+    assert ask(sim.url, "POST", "/resume").status == 200
     assert client.responses.retrieve(queued.id).status == "cancelled"
+    with pytest.raises(openai.BadRequestError):
+        client.responses.cancel(queued.id)
 
 
 def test_an_unknown_response_is_not_found(client: OpenAI) -> None:

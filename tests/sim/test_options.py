@@ -1,6 +1,7 @@
 """The command line: vLLM's flags and the simulator's own."""
 
 import subprocess
+from pathlib import Path
 
 import programs
 import pytest
@@ -34,6 +35,28 @@ def test_names_keys_and_switches_are_read() -> None:
     assert given.api.keys == ("k", "l")
     assert not given.limits.prefix_caching
     assert given.api.request_id_headers
+
+
+def test_a_config_file_stands_before_what_is_typed(tmp_path: Path) -> None:
+    config = tmp_path / "serve.yaml"
+    config.write_text(
+        "model: from/file\nserved-model-name: [a, b]\nmax_num_seqs: 5\nenable-prefix-caching: false\n"
+        "enable-request-id-headers: true\nhf-overrides: {x: 1}\nmax-model-len: null\nshutdown-timeout: 7\n"
+    )
+    given = options.parse(["--config", str(config), "--max-num-seqs", "6"], {})
+    assert (given.model, given.names, given.limits.max_num_seqs) == ("from/file", ("a", "b"), 6)
+    assert (given.limits.prefix_caching, given.api.request_id_headers) == (False, True)
+    assert given.shutdown_timeout_seconds == 7.0
+    assert options.parse(["typed", "--config", str(config)], {}).model == "typed"
+
+
+@pytest.mark.parametrize("text", ["- a", "a: [", None], ids=["a list", "broken", "missing"])
+def test_a_config_file_that_is_none_is_refused(tmp_path: Path, text: str | None) -> None:
+    config = tmp_path / "serve.yaml"
+    if text is not None:
+        config.write_text(text)
+    with pytest.raises(BadSettings, match=r"--config: .*serve\.yaml"):
+        options.parse(["m", "--config", str(config)], {})
 
 
 @pytest.mark.parametrize("setting", settings.SETTINGS, ids=lambda setting: setting.name)

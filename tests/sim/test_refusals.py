@@ -98,6 +98,11 @@ def test_a_key_can_come_from_the_environment(tmp_path: Path, monkeypatch: pytest
         assert ask(program.url, "GET", "/v1/models", headers={"authorization": "bearer from-there"}).status == 200
 
 
+@pytest.mark.parametrize(("rank", "status"), [("0", 200), ("x", 200), ("7", 400)])
+def test_there_is_one_rank(sim: Program, rank: str, status: int) -> None:
+    assert ask(sim.url, "POST", "/v1/chat/completions", CHAT, {"x-data-parallel-rank": rank}).status == status
+
+
 def test_a_request_id_is_the_answers_id_and_comes_back(sim: Program) -> None:
     answer = ask(sim.url, "POST", "/v1/chat/completions", CHAT, {"x-request-id": "mine"})
     assert answer.headers["x-request-id"] == "mine"

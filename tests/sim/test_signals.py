@@ -45,15 +45,17 @@ def test_a_signal_aborts_what_runs_and_ends_it(tmp_path: Path, number: signal.Si
 
 
 def test_with_a_shutdown_timeout_it_drains(tmp_path: Path) -> None:
-    with programs.sim(tmp_path, "--shutdown-timeout", "30", *SLOW) as program, line(program.url) as opened:
+    with programs.sim(tmp_path, "--shutdown-timeout", "30") as program, line(program.url) as opened:
+        assert ask(program.url, "POST", "/sim/fault", b"hung").status == 200
         opened.send(long_request(60))
-        opened.read_until(b"data: {")
+        opened.read_until(b"200 OK")
         program.signal(signal.SIGTERM)
         wait_until(lambda: "Draining" in program.output(), "it drains")
         program.signal(signal.SIGTERM)
         refused = ask(program.url, "POST", "/v1/completions", {"prompt": "Hello"})
         assert (refused.status, refused.error["message"]) == (500, "cannot schedule new futures after shutdown")
         assert ask(program.url, "GET", "/health").status == 200
+        assert ask(program.url, "DELETE", "/sim/fault").status == 200
         answer = opened.read_until(b"[DONE]")
         assert b'"finish_reason":"length"' in answer
         assert program.wait() == 0
@@ -103,9 +105,10 @@ def test_it_can_ignore_signals(tmp_path: Path) -> None:
 
 
 def test_a_hung_request_does_not_keep_it_from_ending(tmp_path: Path) -> None:
-    with programs.sim(tmp_path, "--sim-fault", "hang-head") as program, line(program.url) as opened:
+    flags = ("--sim-fault", "hang-head", "--enable-server-load-tracking")
+    with programs.sim(tmp_path, *flags) as program, line(program.url) as opened:
         opened.send(long_request(10))
-        wait_until(lambda: not is_closed(program.url), "it has taken the request")
+        wait_until(lambda: ask(program.url, "GET", "/load").json()["server_load"] == 1, "it has taken the request")
         program.signal(signal.SIGTERM)
         assert program.wait() == 0
 

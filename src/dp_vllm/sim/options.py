@@ -3,10 +3,11 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from dp_vllm.engine.flags import Flag, Flags, Takes, vllm_flags
 from dp_vllm.errors import BadSettings
-from dp_vllm.sim import faults, settings
+from dp_vllm.sim import config_file, faults, settings
 from dp_vllm.sim.engine import Limits, Pace
 from dp_vllm.sim.faults import Fault
 
@@ -175,6 +176,15 @@ class _Flags:
         known = Flags(vllm_flags(), further=[*own, Flag(settings.FAULT_FLAG, Takes.MANY)])
         self._values: dict[str, tuple[str, ...]] = {}
         self._switches: dict[str, bool] = {}
+        words = self._read(known, argv)
+        if (config := self.text("--config")) is not None:
+            words = self._read(known, [*config_file.words(Path(config)), *argv])
+        if len(words) > 1:
+            raise BadSettings(f"unrecognized arguments: {' '.join(words[1:])}; there is one model")
+        self.model = words[0] if words else self.text("--model") or "Qwen/Qwen3-0.6B"
+
+    def _read(self, known: Flags, argv: Sequence[str]) -> list[str]:
+        """Note every flag; the words that belong to none."""
         words = []
         for item in known.read(argv):
             if not item.spelling:
@@ -186,9 +196,7 @@ class _Flags:
             elif item.flag is not None and "." not in item.spelling:
                 self._values[item.flag.name] = item.values
                 self._switches[item.flag.name] = not item.off
-        if len(words) > 1:
-            raise BadSettings(f"unrecognized arguments: {' '.join(words[1:])}; there is one model")
-        self.model = words[0] if words else self.text("--model") or "Qwen/Qwen3-0.6B"
+        return words
 
     def texts(self, name: str) -> tuple[str, ...]:
         return self._values.get(name, ())

@@ -22,6 +22,8 @@ from dp_vllm.sim.steps import Steps
 
 _log = logging.getLogger("dp_vllm.sim")
 _MAX_BODY_BYTES = 256 * 1024 * 1024
+_MAX_LINE_BYTES = 64 * 1024
+"""Of the request line or a header, as uvicorn allows."""
 
 
 def run(given: Options, listener: socket.socket) -> int:
@@ -81,4 +83,6 @@ def _protocol(handler: Handler, given: Options) -> web.Server:
         access_log=None,
         handler_cancellation=True,
         keepalive_timeout=given.api.idle_seconds,
+        max_line_size=_MAX_LINE_BYTES,
+        max_field_size=_MAX_LINE_BYTES,
     )

@@ -75,10 +75,8 @@ class Server:
             self._check_key(request)
         route, request["names"] = self._table.find(request.method, path)
         request["route"] = route.path
-        if route.works and self._app.draining:
-            raise errors.draining()
-        if route.works and self._app.dead:
-            raise errors.dead()
+        if route.works:
+            self._check_engine(request)
         counted = route.works and self._api.load_tracking
         self._app.load += counted
         try:
@@ -106,6 +104,16 @@ class Server:
         assert route.with_body is not None
         body = read_json(await request.read(), request.headers.get("Content-Type", ""))
         return await route.with_body(self._app, request, body)
+
+    def _check_engine(self, request: web.BaseRequest) -> None:
+        """Raises Refusal if the engine takes no work, or none for this rank: it has one."""
+        if self._app.draining:
+            raise errors.draining()
+        if self._app.dead:
+            raise errors.dead()
+        rank = request.headers.get("X-data-parallel-rank", "")
+        if rank.isdecimal() and int(rank) > 0:
+            raise errors.bad_request(f"data_parallel_rank {rank} is out of range [0, 1).")
 
     def _path(self, request: web.BaseRequest) -> str:
         """With and without the root path."""
