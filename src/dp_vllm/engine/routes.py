@@ -52,8 +52,8 @@ class Route:
     """Which lasting change this route takes back."""
 
 
-def _post(path: str, dialect: Dialect = Dialect.OTHER, **more: bool) -> Route:
-    return Route("POST", path, dialect=dialect, json_body=True, **more)
+def _post(path: str, dialect: Dialect = Dialect.OTHER) -> Route:
+    return Route("POST", path, dialect=dialect, json_body=True)
 
 
 def _all(path: str, *, method: str = "POST", lasting: str = "", ends: str = "") -> Route:
