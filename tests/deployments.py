@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,11 +24,15 @@ def serve(log_dir: Path, engine: str, *flags: str, replicas: int = 1) -> Iterato
     argv += ["--host", "127.0.0.1", "--port", str(port), "--log-dir", str(log_dir / "logs")]
     url = f"http://127.0.0.1:{port}"
     with (
+        tempfile.TemporaryDirectory(prefix="dpv-") as runs,  # short, because the sockets' paths are to fit
         _environment(engine) as variables,
-        programs.running(argv, log_dir / f"serve-{port}.log", url=url, env=variables) as program,
+        programs.running(
+            argv, log_dir / f"serve-{port}.log", url=url, env={**variables, "XDG_RUNTIME_DIR": runs}
+        ) as program,
     ):
         await_ready(program, replicas)
-        yield program
+        with real_engine.ended_in_order(program):
+            yield program
 
 
 def await_ready(program: programs.Program, replicas: int, times: int = 1) -> None:

@@ -6,6 +6,8 @@ takes 15 to 30 seconds to start, 1 GB of memory and a core.
 
 import contextlib
 import os
+import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -79,7 +81,19 @@ def engine(log_dir: Path, *flags: str, env: Mapping[str, str] | None = None) -> 
         programs.running(argv, log_dir / f"vllm-{port}.log", url=url, env={**variables, **(env or {})}) as program,
     ):
         await_ready(program, url)
-        yield program
+        with ended_in_order(program):
+            yield program
+
+
+@contextlib.contextmanager
+def ended_in_order(program: programs.Program) -> Iterator[None]:
+    """Tell the program to end after the block, and give it time: killed, engines leave semaphores in /dev/shm."""
+    try:
+        yield
+    finally:
+        program.signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            program.wait()
 
 
 def await_ready(program: programs.Program, url: str) -> None:
