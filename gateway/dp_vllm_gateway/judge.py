@@ -25,8 +25,9 @@ _ANSWER: Final = msgspec.json.Decoder(_Answer)
 _ABORT_TOKENS: Final = {
     Dialect.COMPLETIONS: b'"abort"',
     Dialect.RESPONSES: b'"cancelled"',
-    Dialect.MESSAGES: b'"stop_reason"',
+    Dialect.MESSAGES: b'"message"',  # in every one: an aborted message lacks its `stop_reason`
 }
+"""Without its token an answer is not an aborted one. (vLLM's `/v1/responses` says "completed" of an aborted answer.)"""
 
 
 def failure_of(status: int, body: bytes, dialect: Dialect) -> Failure | None:
