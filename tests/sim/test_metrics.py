@@ -100,6 +100,17 @@ def test_http_requests_are_counted_by_route_and_class_of_status(sim: Program) ->
     assert growth("http_request_duration_seconds_count", **labels) == 2
 
 
+def test_the_adapters_at_work_are_named(sim: Program) -> None:
+    assert ask(sim.url, "POST", "/pause?mode=keep").status == 200
+    body = json.dumps({"model": "first", "prompt": "Hello", "max_tokens": 2}).encode()
+    with line(sim.url) as opened:
+        opened.send(request("POST", "/v1/completions", body, {"content-type": "application/json"}))
+        wait_until(lambda: metric(sim.url, "vllm:num_requests_waiting") == 1, "it waits")
+        assert metric(sim.url, "vllm:lora_requests_info", waiting_lora_adapters="first", max_lora="1") > 0
+        assert ask(sim.url, "POST", "/resume").status == 200
+        assert opened.answer().status == 200
+
+
 def test_the_process_is_measured(sim: Program) -> None:
     assert metric(sim.url, "process_resident_memory_bytes") > 1e6
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from array import array
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
+from dp_vllm import __version__
 from dp_vllm.sim import errors, kv
 from dp_vllm.sim.breakage import BrokenWire
 from dp_vllm.sim.engine import Engine
@@ -27,8 +26,8 @@ from dp_vllm.sim.wire import Wire
 
 VLLM_VERSION: Final = "0.32.0"
 """The release whose behaviour is imitated."""
+FINGERPRINT: Final = f"simulated-dp-vllm-{__version__}"
 _KEPT_RESPONSES: Final = 1000
-FINGERPRINT: Final = f"simulated-dp-vllm-{metadata.version('dp-vllm')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,6 @@ class App:
     adapters: dict[str, str]
     metrics: Metrics
     group: asyncio.TaskGroup
-    started: float = field(default_factory=time.time)
     load: int = 0
     """HTTP requests under way on routes that vLLM counts in `/load`."""
     draining: bool = False

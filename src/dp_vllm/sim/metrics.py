@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from itertools import accumulate
 from typing import Final
@@ -19,6 +20,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from dp_vllm.sim.engine import Engine
+from dp_vllm.sim.options import Features
 from dp_vllm.sim.stats import Histogram
 
 _SILENT: Final = frozenset({"/metrics", "/health", "/load", "/ping", "/version", "/server_info"})
@@ -52,9 +54,11 @@ class HttpMetrics:
 class EngineMetrics(Collector):
     """Reads the engine's state at the moment of a scrape."""
 
-    def __init__(self, engine: Engine, model: str) -> None:
+    def __init__(self, engine: Engine, model: str, max_adapters: int) -> None:
+        """`max_adapters`: 0 for an engine without LoRA."""
         self._engine = engine
         self._labels = ["0", model]
+        self._max_adapters = max_adapters
 
     def collect(self) -> Iterator[Metric]:
         yield from self._gauges()
@@ -80,6 +84,19 @@ class EngineMetrics(Collector):
         for reason, count in stats.rejected.items():
             rejections.add_metric([*self._labels, reason], count)
         yield rejections
+        if self._max_adapters:
+            yield self._adapters()
+
+    def _adapters(self) -> Metric:
+        """As in vLLM the value is the time, and the labels say which adapters are at work."""
+        labels = ["running_lora_adapters", "waiting_lora_adapters", "max_lora"]
+        family = GaugeMetricFamily("vllm:lora_requests_info", "Running stats on LoRA requests.", labels=labels)
+        names = [
+            ",".join(sorted({sequence.adapter for sequence in place if sequence.adapter}))
+            for place in (self._engine.running, self._engine.waiting)
+        ]
+        family.add_metric([*names, str(self._max_adapters)], time.time())
+        return family
 
     def _cache_config(self) -> Metric:
         limits = self._engine.limits
@@ -164,12 +181,12 @@ class EngineMetrics(Collector):
 class Metrics:
     """Everything that `/metrics` says."""
 
-    def __init__(self, engine: Engine, model: str, *, log_stats: bool) -> None:
+    def __init__(self, engine: Engine, model: str, features: Features) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
-        if log_stats:
-            self._registry.register(EngineMetrics(engine, model))
+        if features.log_stats:
+            self._registry.register(EngineMetrics(engine, model, features.max_loras if features.lora else 0))
         self.http = HttpMetrics(self._registry)
 
     def text(self) -> web.Response:

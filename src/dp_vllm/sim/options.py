@@ -47,6 +47,7 @@ class Features:
     classify: bool
     response_store: bool
     lora: bool
+    max_loras: int
     lora_updates: bool
     dev_mode: bool
     tokenizer_info: bool
@@ -129,6 +130,7 @@ def _features(flags: "_Flags", environment: Mapping[str, str]) -> Features:
         classify=pooling and flags.text("--convert") == "classify",
         response_store=set_to_one("VLLM_ENABLE_RESPONSES_API_STORE"),
         lora=flags.is_on("--enable-lora"),
+        max_loras=flags.whole("--max-loras", 1),
         lora_updates=set_to_one("VLLM_ALLOW_RUNTIME_LORA_UPDATING"),
         dev_mode=set_to_one("VLLM_SERVER_DEV_MODE"),
         tokenizer_info=flags.is_on("--enable-tokenizer-info-endpoint"),

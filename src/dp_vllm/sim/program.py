@@ -55,7 +55,7 @@ async def _run(given: Options, listener: socket.socket) -> int:
 
 async def _serve(given: Options, listener: socket.socket, life: Lifecycle, group: asyncio.TaskGroup) -> None:
     engine = Engine(given.limits, given.pace)
-    metrics = Metrics(engine, given.names[0], log_stats=given.features.log_stats)
+    metrics = Metrics(engine, given.names[0], given.features)
     app = App(given, engine, Steps(engine), dict(given.adapters), metrics, group)
     door = listen.Door(given.listen, listener)
     control = Control(app, life, door, group)

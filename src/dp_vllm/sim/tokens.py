@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 LONGEST: Final = 4
@@ -32,6 +33,7 @@ def encode(text: str) -> array[int]:
     return array("I", map(id_of, pieces(text.encode("utf-8", "replace"))))
 
 
+@lru_cache(maxsize=65536)  # twice as fast for the words that come again and again
 def id_of(piece: bytes) -> int:
     """The id that spells a piece."""
     return _FIRST_ID[len(piece)] + int.from_bytes(piece)

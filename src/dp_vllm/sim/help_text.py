@@ -6,7 +6,7 @@ _HEAD = """usage: dp-vllm sim MODEL [any flag of vllm serve] [--sim-...]
 
 A simulated vLLM: its flags, routes, streams, metrics and signals, and no model. Every answer says so.
 Flags of vllm serve that change something here, the others are read and ignored:
-  --config --host --port --uds --root-path --api-key --served-model-name --lora-modules --enable-lora --seed
+  --config --host --port --uds --root-path --api-key --served-model-name --lora-modules --enable-lora --max-loras --seed
   --max-num-seqs --max-num-batched-tokens --max-model-len --max-num-queued-reqs
   --block-size --num-gpu-blocks-override --enable-prefix-caching --enable-prompt-tokens-details
   --runner --convert --shutdown-timeout --sse-keep-alive-interval --enable-force-include-usage
