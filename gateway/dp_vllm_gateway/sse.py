@@ -28,7 +28,7 @@ class Kind(enum.Enum):
 
 SUSPECT: Final[dict[Dialect, tuple[bytes, ...]]] = {
     Dialect.COMPLETIONS: (b'"abort"', b'"error"'),
-    Dialect.RESPONSES: (b'"cancelled"', b'"error"'),
+    Dialect.RESPONSES: (b'"cancelled"', b'"error"', b'"response.failed"'),
     Dialect.MESSAGES: (b'"message_delta"', b'"error"'),
     Dialect.OTHER: (),
 }
@@ -56,10 +56,6 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class _Delta(msgspec.Struct):
-    stop_reason: str | None = None
-
-
 class _Response(msgspec.Struct):
     status: str | None = None
 
@@ -72,8 +68,11 @@ class _Said(msgspec.Struct):
     response: _Response | None = None
 
 
+class _Created(msgspec.Struct):
+    response: dict[str, Any]
+
+
 _SAID: Final = msgspec.json.Decoder(_Said)
-_DELTA: Final = msgspec.json.Decoder(_Delta)
 
 
 def data_of(event: bytes) -> bytes:
@@ -101,6 +100,11 @@ def kind_of(event: bytes, dialect: Dialect) -> Kind:
             return _messages(said)
         case Dialect.OTHER:
             return Kind.CONTENT
+
+
+def has_end(whole: bytes, dialect: Dialect) -> bool:
+    """Whether the event that ends a stream as it should is among these."""
+    return any(kind_of(event, dialect) is Kind.END for event in events(whole))
 
 
 def _completions(said: _Said) -> Kind:
@@ -145,8 +149,8 @@ def error_event(dialect: Dialect, message: str, first: bytes = b"", last: bytes 
 
 def _response_failed(message: str, first: bytes, last: bytes) -> bytes:
     try:
-        response = msgspec.json.decode(data_of(first), type=dict[str, Any])["response"]
-    except (ValueError, KeyError, RecursionError):
+        response = msgspec.json.decode(data_of(first), type=_Created).response
+    except (ValueError, RecursionError):
         response = {"object": "response", "output": []}
     response |= {"status": "failed", "error": {"code": "server_error", "message": message}}
     number = re.findall(rb'"sequence_number":\s*(\d+)', last)
