@@ -29,7 +29,7 @@ def test(words: Sequence[str]) -> int:
             for image in build(docker, TARGETS, TEST_REPOSITORY, options):
                 built.append(image)
                 print(image, flush=True)
-            command = [sys.executable, "-m", "pytest", "-m", "docker", *(words or [str(Path(__file__).parent)])]
+            command = [sys.executable, "-m", "pytest", str(Path(__file__).parent), "-m", "docker", *words]
             return subprocess.run(command, cwd=ROOT, env=docker.environment()).returncode
         finally:
             _remove(docker, built)

@@ -1,7 +1,9 @@
 """The gateway's and the simulated engine's images, under the restrictions that a cluster puts on them."""
 
 import contextlib
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 from docker.containers import MODEL, Container, answered_by, network, running, streamed_chat
@@ -18,43 +20,54 @@ RESTRICTED = (
     "--security-opt=no-new-privileges",
     "--health-interval=1s",
 )
+LOOKUP_SECONDS = 10.0
 CERTIFICATE = (
     "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -keyout /tmp/key -out /tmp/certificate 2>&1"
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Front:
+    """A gateway before two simulated engines, each in a container of its own."""
+
+    gateway: Container
+    sims: tuple[Container, Container]
+
+
 @contextlib.contextmanager
-def sims(docker: Engine, on: str) -> Iterator[tuple[Container, Container]]:
-    """Two simulated engines on a network, called sim-0 and sim-1."""
-    options = [(*RESTRICTED, f"--network={on}", f"--network-alias=sim-{i}") for i in range(2)]
-    with (
-        running(docker, tag("sim"), MODEL, options=options[0]) as first,
-        running(docker, tag("sim"), MODEL, options=options[1]) as second,
-    ):
-        first.await_answer()
-        second.await_answer()
-        yield first, second
+def front(docker: Engine) -> Iterator[Front]:
+    """The engines are called sim-0 and sim-1 on a network that reaches nothing else."""
+    replicas = ("--replica", "http://sim-0:8000", "--replica", "http://sim-1:8000")
+    with network(docker) as name, contextlib.ExitStack() as stack:
+        options = (*RESTRICTED, f"--network={name}")
+        sims = [
+            stack.enter_context(running(docker, tag("sim"), MODEL, options=(*options, f"--network-alias=sim-{i}")))
+            for i in range(2)
+        ]
+        gateway = stack.enter_context(running(docker, tag("gateway"), *replicas, options=options))
+        for container in (*sims, gateway):
+            container.await_answer()
+        yield Front(gateway, (sims[0], sims[1]))
 
 
 def test_a_gateway_stands_before_engines_in_other_containers(docker: Engine) -> None:
-    replicas = ("--replica", "http://sim-0:8000", "--replica", "http://sim-1:8000")
-    with (
-        network(docker) as name,
-        sims(docker, name) as (first, second),
-        running(docker, tag("gateway"), *replicas, options=(*RESTRICTED, f"--network={name}")) as gateway,
-    ):
-        gateway.await_answer("/health")
-        gateway.await_healthy()
-        second.await_healthy()
-        with gateway.client() as client:
+    with front(docker) as all_of_it:
+        all_of_it.gateway.await_healthy()
+        all_of_it.sims[0].await_healthy()
+        with all_of_it.gateway.client() as client:
             assert len(answered_by(client, requests=8)) == 2
             assert len(streamed_chat(client)) > 1
+        assert all_of_it.gateway.stop() == 0, all_of_it.gateway.logs()
+        assert all_of_it.sims[0].stop() == 0, all_of_it.sims[0].logs()
 
-            docker.run("kill", "--signal=KILL", first.id)
-            assert all(len(streamed_chat(client)) > 1 for _ in range(4))
 
-        assert gateway.stop() == 0, gateway.logs()
-        assert second.stop() == 0, second.logs()
+def test_a_container_that_is_gone_with_its_name_takes_no_other_with_it(docker: Engine) -> None:
+    """A name that is gone is looked up for 10 s in vain where no other name server can be reached."""
+    with front(docker) as all_of_it, all_of_it.gateway.client() as client:
+        docker.run("kill", "--signal=KILL", all_of_it.sims[0].id)
+        end = time.monotonic() + 2 * LOOKUP_SECONDS
+        while time.monotonic() < end:
+            assert len(streamed_chat(client)) > 1
 
 
 def test_the_simulated_engine_has_a_model_by_default(docker: Engine) -> None:
