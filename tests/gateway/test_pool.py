@@ -1,0 +1,226 @@
+"""The pool, in any order of what may happen to it: discovery, probes, failed connections, requests, time."""
+
+import asyncio
+from contextlib import ExitStack
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from dp_vllm.endpoints import Endpoint, EndpointSet, State
+from dp_vllm_gateway.facts import Facts
+from dp_vllm_gateway.pick import PREFILL_TOKENS_PER_SECOND, Policy, pick
+from dp_vllm_gateway.pool import EJECT_MOST_SECONDS, FAILED_PROBES, Lease, Member, Pool, Seen
+
+MODELS = st.sampled_from([frozenset({"a"}), frozenset({"b"}), frozenset({"a", "x"})])
+ENDPOINTS = st.dictionaries(
+    st.sampled_from("0123"),
+    st.tuples(st.sampled_from(["i", "j"]), st.sampled_from(State), st.sampled_from(["h:1", "h:2"])),
+    max_size=4,
+)
+FACTS = st.builds(
+    Facts,
+    model=st.sampled_from([None, "a", "b", "x"]),
+    stream=st.booleans(),
+    sequences=st.integers(1, 4),
+    tokens=st.integers(0, 100_000),
+)
+
+
+class Happenings(RuleBasedStateMachine):
+    """What the pool must be true to is kept here a second time, in the plainest way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.now = 1000.0
+        self.pool = self.runner.run(self._pool())
+        self.leases: list[tuple[Lease, Facts]] = []
+        self.removed: list[Member] = []
+        self.turn = 0
+
+    async def _pool(self) -> Pool:
+        return Pool(connect_seconds=1, clock=lambda: self.now)
+
+    def teardown(self) -> None:
+        for lease, _ in self.leases:
+            lease.__exit__(None, None, None)
+        for member in [*self.pool.members(), *self.removed]:
+            assert (member.requests, member.sequences) == (0, 0)
+        self.now += 1e6
+        self.pool.candidates(Facts())
+        for member in self.pool.members():
+            assert member.available() <= (member.waiting_tokens == 0)
+        assert self.pool.in_flight == 0
+        self.runner.close()
+
+    # what may happen
+
+    @rule(wanted=ENDPOINTS)
+    def discovery_says_what_exists(self, wanted: dict[str, tuple[str, State, str]]) -> None:
+        before = {member.name: member for member in self.pool.members()}
+        endpoints = tuple(Endpoint(name, address, life, state) for name, (life, state, address) in wanted.items())
+
+        async def sync() -> None:
+            self.pool.sync(EndpointSet(self.pool.generation + 1, endpoints))
+
+        self.runner.run(sync())
+        assert {member.endpoint for member in self.pool.members()} == set(endpoints)
+        after = {member.name: member for member in self.pool.members()}
+        for name, member in before.items():
+            same = name in after and (member.endpoint.address, member.endpoint.incarnation) == (
+                after[name].endpoint.address,
+                after[name].endpoint.incarnation,
+            )
+            assert (after.get(name) is member) == same, "another engine is another member"
+            if not same:
+                self.removed.append(member)
+
+    @precondition(lambda self: self.pool.members())
+    @rule(data=st.data(), healthy=st.booleans(), certain=st.booleans(), models=MODELS)
+    def a_probe_sees(self, data: st.DataObject, healthy: bool, certain: bool, models: frozenset[str]) -> None:
+        member = data.draw(st.sampled_from(self.pool.members()))
+        before, failed, lives = member.healthy, member.failed_probes, member.lives
+        seen = Seen(healthy, certain, models if healthy else None)
+
+        async def observe() -> None:
+            self.pool.observe(member.name, member.endpoint.incarnation, seen)
+
+        self.runner.run(observe())
+        assert member.probed
+        assert member.healthy == (healthy or (before and not certain and failed + 1 < FAILED_PROBES))
+        assert member.lives == lives + (healthy and not before)
+
+    @precondition(lambda self: self.pool.members())
+    @rule(data=st.data())
+    def a_probe_of_an_engine_that_is_gone_changes_nothing(self, data: st.DataObject) -> None:
+        member = data.draw(st.sampled_from(self.pool.members()))
+        before = (member.healthy, member.probed, member.lives)
+
+        async def observe() -> None:
+            self.pool.observe(member.name, "another life", Seen(healthy=not member.healthy, certain=True))
+            self.pool.observe("nobody", "", Seen(healthy=True, certain=True))
+
+        self.runner.run(observe())
+        assert (member.healthy, member.probed, member.lives) == before
+
+    @rule(facts=FACTS, tried=st.sets(st.sampled_from("0123")), policy=st.sampled_from(Policy))
+    def a_request_comes(self, facts: Facts, tried: set[str], policy: Policy) -> None:
+        candidates = self.pool.candidates(facts, tried)
+        self.turn += 1
+        member = pick(policy, candidates, self.turn)
+        available = [member for member in self.pool.members() if member.available()]
+        if member is None:
+            fit = [one for one in available if one.name not in tried]
+            assert not fit or self.pool.several_models or any(one.ejected_until > self.now for one in fit)
+            return
+        assert member in available and self.pool.member(member.name) is member
+        assert member.name not in tried
+        assert not self.pool.several_models or facts.model in member.models
+        lease = self.pool.lease(member, facts)
+        lease.__enter__()
+        self.leases.append((lease, facts))
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data())
+    def an_answer_begins(self, data: st.DataObject) -> None:
+        lease, _ = data.draw(st.sampled_from(self.leases))
+        lease.answering()
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data())
+    def a_request_ends(self, data: st.DataObject) -> None:
+        lease, _ = self.leases.pop(data.draw(st.integers(0, len(self.leases) - 1)))
+        lease.__exit__(None, None, None)
+
+    @precondition(lambda self: self.pool.members())
+    @rule(data=st.data())
+    def a_connection_fails(self, data: st.DataObject) -> None:
+        member = data.draw(st.sampled_from(self.pool.members()))
+        self.pool.not_connected(member)
+        assert self.now < member.ejected_until <= self.now + EJECT_MOST_SECONDS
+
+    @rule(seconds=st.floats(0, 100))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    # what is always true
+
+    @invariant()
+    def loads_are_those_of_the_leases(self) -> None:
+        for member in [*self.pool.members(), *self.removed]:
+            held = [facts for lease, facts in self.leases if lease.member is member]
+            assert member.requests == len(held)
+            assert member.sequences == sum(facts.sequences for facts in held)
+            assert 0 <= member.waiting_tokens <= sum(facts.tokens for facts in held)
+
+    @invariant()
+    def in_flight_counts_the_endpoints_that_there_are(self) -> None:
+        members = self.pool.members()
+        assert self.pool.in_flight == sum(any(lease.member is m for m in members) for lease, _ in self.leases)
+
+    @invariant()
+    def only_the_available_are_candidates_and_ejections_bury_nobody(self) -> None:
+        available = [member for member in self.pool.members() if member.available()]
+        assert self.pool.available == bool(available)
+        if not self.pool.several_models:
+            candidates = self.pool.candidates(Facts())
+            assert len(candidates) >= len(available) / 2
+            assert all(member in available for member in candidates)
+
+
+TestHappenings = Happenings.TestCase
+TestHappenings.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+@pytest.fixture
+async def pool() -> Pool:
+    return Pool(connect_seconds=1, clock=lambda: 0.0)
+
+
+def serving(pool: Pool, number: int) -> list[Member]:
+    """Make the pool one of so many healthy endpoints."""
+    pool.sync(EndpointSet(1, tuple(Endpoint(str(name), f"h:{name + 1}") for name in range(number))))
+    for member in pool.members():
+        pool.observe(member.name, "", Seen(healthy=True, certain=True, models=frozenset({"m"})))
+    return pool.members()
+
+
+async def test_a_failed_connection_leaves_its_endpoint_out_but_not_most_of_them(pool: Pool) -> None:
+    members = serving(pool, 4)
+    pool.not_connected(members[0])
+    pool.not_connected(members[1])
+    assert pool.candidates(Facts()) == members[2:]
+    pool.not_connected(members[2])
+    assert pool.candidates(Facts()) == members, "so many at once are not believed"
+
+
+async def test_a_prompt_waits_until_its_answer_begins_or_until_it_should_have_been_read() -> None:
+    clock = [0.0]
+    pool = Pool(connect_seconds=1, clock=lambda: clock[0])
+    (member,) = serving(pool, 1)
+    tokens = int(PREFILL_TOKENS_PER_SECOND)
+    with ExitStack() as leases:
+        streamed = leases.enter_context(pool.lease(member, Facts(stream=True, tokens=tokens)))
+        for _ in range(2):
+            leases.enter_context(pool.lease(member, Facts(stream=False, tokens=tokens)))
+        assert member.waiting_tokens == 3 * tokens
+        streamed.answering()
+        assert member.waiting_tokens == 2 * tokens
+        waited = []
+        for clock[0] in (1.9, 2.1, 3.1):
+            pool.candidates(Facts())
+            waited.append(member.waiting_tokens // tokens)
+        assert waited == [2, 1, 0], "one after the other, at the pace of an engine"
+        assert member.requests == 3
+    assert (member.requests, member.waiting_tokens) == (0, 0)
+
+
+async def test_one_can_wait_for_the_last_request(pool: Pool) -> None:
+    (member,) = serving(pool, 1)
+    with pool.lease(member, Facts()):
+        waiting = asyncio.ensure_future(pool.idle())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+    await asyncio.wait_for(waiting, 5)
