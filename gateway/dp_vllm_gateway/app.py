@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import secrets
 from http import HTTPStatus
+from typing import Final
 
 from aiohttp import web
 
@@ -30,6 +31,9 @@ OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/docs", "/docs/oauth2-
 DOCS_PATHS = frozenset({"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 
 
+_BY_ALL: Final = (Reach.ALL, Reach.MERGED)
+
+
 class Gateway:
     """Handles every request of the endpoint."""
 
@@ -53,9 +57,10 @@ class Gateway:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
-        incoming = headers.incoming(request.raw_headers)
-        call = Call(self._id(incoming), request.method, request.raw_path, self._loop.time())
         relay = Relay(request)
+        head = relay.message
+        incoming = headers.incoming(head.raw_headers)
+        call = Call(self._id(incoming), head.method, head.path, self._loop.time())
         try:
             return await self._answer(request, incoming, relay, call)
         except Refusal as refusal:
@@ -80,9 +85,9 @@ class Gateway:
     async def _answer(
         self, request: web.BaseRequest, incoming: Incoming, relay: Relay, call: Call
     ) -> web.StreamResponse:
-        path, query = paths.target_of(request.raw_path, self._config.root_path)
+        path, query = paths.target_of(call.path, self._config.root_path)
         call.path = path
-        if request.method == "OPTIONS":
+        if call.method == "OPTIONS":
             return self._own(call, cors.preflight(self._config.cors, request.headers))
         if path == "/health":
             return self._own(call, self.health())
@@ -90,11 +95,11 @@ class Gateway:
             return self._own(call, self.ready())
         offer = websockets.offered(request) if b"upgrade" in incoming.read else None
         self._guard(path, incoming.bearer() or (offer.key if offer else None), call)
-        if path == "/metrics" and request.method in ("GET", "HEAD"):
+        if path == "/metrics" and call.method in ("GET", "HEAD"):
             return self._own(call, self.metrics())
         if self.ending:
             raise refusals.shutting_down()
-        route = route_of(request.method, path)
+        route = route_of(call.method, path)
         self._judge_route(route, path)
         if offer is not None:
             lines = self._request_lines(incoming, _id_line(call))
@@ -140,21 +145,20 @@ class Gateway:
             if wait_seconds and not self._pool.available:
                 await waiting.for_replica(self._pool, facts, relay, wait_seconds, answer_lines)
             lines = self._request_lines(incoming, id_line)
-            out = Outgoing(request.method, target, route, lines, body, facts, answer_lines)
-            await self._pass_on(out, relay, call)
+            out = Outgoing(call.method, target, route, lines, body, facts, answer_lines)
+            if route.reach in _BY_ALL:
+                await self._ask_all(out, relay, call)
+            else:
+                await self.proxy.forward(out, relay, call)
         finally:
             self._bodies.release(body)
         return relay.response()
 
-    async def _pass_on(self, out: Outgoing, relay: Relay, call: Call) -> None:
-        reach = out.route.reach
-        if reach is Reach.ALL:
+    async def _ask_all(self, out: Outgoing, relay: Relay, call: Call) -> None:
+        if out.route.reach is Reach.ALL:
             answer = await self.broadcasts.send(out)
-        elif reach is Reach.MERGED and out.route.path in merged.PATHS:
-            answer = await self._merged.answer(out)
         else:
-            await self.proxy.forward(out, relay, call)
-            return
+            answer = await self._merged.answer(out)
         call.status, call.replica = answer.status, "all"
         relay.whole(answer.status, b"content-type: application/json\r\n" + out.answer_lines, answer.body)
 

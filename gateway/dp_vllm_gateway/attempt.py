@@ -8,7 +8,9 @@ again.
 import asyncio
 import enum
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from dp_vllm.engine import answers
 from dp_vllm.engine.routes import Dialect
@@ -25,7 +27,7 @@ HOLD_BYTES: Final = 1 << 20
 """Answers are held whole up to this size; a single event is too."""
 
 
-class Whole(NamedTuple):
+class Whole(msgspec.Struct, frozen=True, gc=False):
     """A complete answer, of which the client has nothing yet."""
 
     status: int
@@ -33,7 +35,7 @@ class Whole(NamedTuple):
     body: bytes
 
 
-class Failed(NamedTuple):
+class Failed(msgspec.Struct, frozen=True, gc=False):
     """No answer, and the client has nothing yet."""
 
     failure: Failure
@@ -53,13 +55,14 @@ Outcome = Whole | Failed | Passed
 class Attempt:
     """Listens to one exchange (see `upstream.Exchange`) and writes to one client."""
 
-    _take: Callable[[bytes, bool], None]
+    _take: Callable[["Attempt", bytes, bool], None]
+    """The present way of looking at a body: a plain function, as a bound method would be a reference cycle."""
     _head: Returning
     _outcome: Outcome | None = None
     _committed = False
     """A byte of the answer has been passed on."""
     _until_eof = False
-    _seen_end = False
+    """Only the connection's end told where the body ends."""
     _paused_at = 0.0
     _tail = b""
     """The beginning of an event that is still to come."""
@@ -106,25 +109,29 @@ class Attempt:
 
     # what the connection says
 
-    def on_head(self, status: int, headers: Headers, until_eof: bool) -> None:
+    def on_head(self, status: int, headers: Headers) -> None:
         """Decide how the body will be looked at."""
         self.status = status
-        self._until_eof = until_eof
         self._head = head = returning(headers)
         if head.encoded or self._relay.bodiless or status in (204, 304):
-            self._take = self._plain
+            self._take = Attempt._plain
         elif head.content_type.startswith(b"text/event-stream"):
-            self._take = self._before_first_event
+            self._take = Attempt._before_first_event
         elif head.content_type.startswith(b"application/json") or (
             head.length is not None and head.length < HOLD_BYTES
         ):
-            self._take = self._hold
+            self._take = Attempt._hold
         else:
-            self._take = self._plain
+            self._take = Attempt._plain
 
     def on_body(self, data: bytes, complete: bool) -> None:
         """Pass a piece through the present way of looking at it."""
-        self._take(data, complete)
+        self._take(self, data, complete)
+
+    def on_eof(self) -> None:
+        """Take the end of the connection for the end of the answer, if the answer says the same."""
+        self._until_eof = True
+        self._take(self, b"", True)
 
     def on_lost(self, error: UpstreamError) -> None:
         """The connection ended before the answer did."""
@@ -146,7 +153,7 @@ class Attempt:
                 self._end(Whole(self.status, self._head, body))
         elif sum(map(len, self._held)) > HOLD_BYTES:
             held = b"".join(self._held)
-            self._take = self._plain
+            self._take = Attempt._plain
             self._plain(held, False)
 
     def _plain(self, data: bytes, complete: bool) -> None:
@@ -183,7 +190,7 @@ class Attempt:
             if not complete:
                 return
         self._commit(None)
-        self._take = self._events
+        self._take = Attempt._events
         tail, self._tail = self._tail, b""
         self._events(whole[start:] + tail, complete)
 
@@ -217,12 +224,11 @@ class Attempt:
                 self._connection.close()
                 self._end(Passed.BROKEN)
                 return
-            self._seen_end = self._seen_end or kind is sse.Kind.END
         self.last = self.last[-4096:] + whole
         if not complete:
             self._relay.body(whole)
             self._mind_the_client()
-        elif self._until_eof and not self._seen_end:
+        elif self._until_eof and not sse.has_end(self.last, self._dialect):
             self._relay.body(whole)
             self._break("the replica's answer was cut")
         else:
@@ -249,7 +255,7 @@ class Attempt:
     def _break(self, message: str) -> None:
         """End a begun answer so that the client knows that it is not whole."""
         self._connection.close()
-        events = self._take == self._events and not self._relay.ended
+        events = self._take is Attempt._events and not self._relay.ended
         if events:
             self._relay.end(sse.error_event(self._dialect, message, self.first, self.last))
         else:

@@ -1,12 +1,18 @@
 """What is recorded of one request: what the request line says and the metrics count. Never a prompt or a key."""
 
+import msgspec
 
-class Call:
+
+class Call(msgspec.Struct, gc=False):
     """One request on its way through the gateway; its handler writes it, once it has ended others read it.
 
-    Times are the event loop's, in seconds. Values that stay as they are here take no time to set.
+    Times are the event loop's, in seconds.
     """
 
+    id: str
+    method: str
+    path: str
+    began_at: float
     key: str = ""
     """The key's name."""
     model: str = ""
@@ -25,12 +31,6 @@ class Call:
     chunks: int = 0
     broken: bool = False
     """The client has a part of the answer and knows that the rest is missing."""
-
-    def __init__(self, request_id: str, method: str, path: str, began_at: float) -> None:
-        self.id = request_id
-        self.method = method
-        self.path = path
-        self.began_at = began_at
 
     def usage(self, text: bytes) -> None:
         """Take the tokens that an engine counted from the end of its answer, if it says them."""

@@ -5,7 +5,7 @@ A field of the wrong type is simply not known. Only a body that no JSON reader t
 
 import json
 import re
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -18,7 +18,7 @@ TOKENS_PER_DATA_URL: Final = 1000
 _DATA_URL: Final = re.compile(rb'data:[\w/+.-]*;base64,[^"]*')
 
 
-class Facts(NamedTuple):
+class Facts(msgspec.Struct, frozen=True, gc=False):
     """What one request is, as far as choosing a replica for it goes."""
 
     model: str | None = None

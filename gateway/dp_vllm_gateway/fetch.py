@@ -20,13 +20,16 @@ class _Exchange:
         self._body: list[bytes] = []
         self.done: asyncio.Future[Fetched] = asyncio.get_running_loop().create_future()
 
-    def on_head(self, status: int, headers: Headers, until_eof: bool) -> None:
+    def on_head(self, status: int, headers: Headers) -> None:
         self._status = status
 
     def on_body(self, data: bytes, complete: bool) -> None:
         self._body.append(data)
         if complete and not self.done.done():
             self.done.set_result(Fetched(self._status, b"".join(self._body)))
+
+    def on_eof(self) -> None:
+        self.on_body(b"", True)
 
     def on_lost(self, error: UpstreamError) -> None:
         if not self.done.done():

@@ -5,7 +5,9 @@ Framing and connection headers belong to one connection and are never copied (RF
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -46,7 +48,7 @@ _NOT_RETURNED: Final = HOP_BY_HOP | {b"x-request-id"}
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
-class Incoming(NamedTuple):
+class Incoming(msgspec.Struct, frozen=True, gc=False):
     """A request's headers, as far as the gateway reads them."""
 
     lines: bytes
@@ -81,17 +83,17 @@ def incoming(raw: Sequence[tuple[bytes, bytes]]) -> Incoming:
             parts += (name, b": ", value, b"\r\n")
     named = read.get(b"connection")
     if named is not None and named.lower() not in (b"keep-alive", b"close"):
-        return _without(raw, named)
+        parts = [part for name, value in _without(raw, named) for part in (name, b": ", value, b"\r\n")]
     return Incoming(b"".join(parts), read)
 
 
-def _without(raw: Sequence[tuple[bytes, bytes]], connection: bytes) -> Incoming:
-    """A header that `Connection` names goes no further."""
-    named = {b"connection", *(name.strip().lower() for name in connection.split(b","))}
-    return incoming([(name, value) for name, value in raw if name.lower() not in named])
+def _without(raw: Sequence[tuple[bytes, bytes]], connection: bytes) -> list[tuple[bytes, bytes]]:
+    """What is copied when `Connection` names headers: they go no further either."""
+    named = {name.strip().lower() for name in connection.split(b",")}
+    return [(name, value) for name, value in raw if _READ.get(name.lower()) is not False and name.lower() not in named]
 
 
-class Returning(NamedTuple):
+class Returning(msgspec.Struct, frozen=True, gc=False):
     """An answer's headers, as far as the gateway reads them."""
 
     lines: bytes

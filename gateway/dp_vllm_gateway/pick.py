@@ -32,6 +32,7 @@ class Load(Protocol):
         """Sequences in flight, each to its last byte."""
 
 
+_ROUND_ROBIN: Final = Policy.ROUND_ROBIN
 _STEPS_PER_TOKEN: Final = 1 / (PREFILL_TOKENS_PER_SECOND * STEP_SECONDS)
 
 Candidate = TypeVar("Candidate", bound=Load)
@@ -41,7 +42,7 @@ def pick(policy: Policy, candidates: Sequence[Candidate], turn: int) -> Candidat
     """Choose from `candidates`, all of them available; None if there are none. Ties take turns."""
     if not candidates:
         return None
-    if policy is Policy.ROUND_ROBIN:
+    if policy is _ROUND_ROBIN:
         return candidates[turn % len(candidates)]
     best = least(candidates)
     return best[turn % len(best)]

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, NamedTuple
 
+import msgspec
+
 from dp_vllm import names
 from dp_vllm.endpoints import Endpoint, EndpointSet, State
 from dp_vllm_gateway.facts import Facts
@@ -29,8 +31,7 @@ PANIC_SHARE: Final = 0.5
 """If more than this share of the endpoints is ejected, ejections are not believed: they would bury the rest."""
 
 
-@dataclass(slots=True)
-class Prefill:
+class Prefill(msgspec.Struct, gc=False):
     """A prompt that is taken to have been read at some time, because nobody tells when an answer is not streamed."""
 
     done_at: float

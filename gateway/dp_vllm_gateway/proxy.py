@@ -4,7 +4,8 @@ pick -> lease -> attempt -> pass on or judge -> again? Each step is decided else
 """
 
 import asyncio
-from typing import NamedTuple
+
+import msgspec
 
 from dp_vllm.engine.routes import Dialect, Reach, Route, parameter
 from dp_vllm_gateway import judge, pick, refusals, retry
@@ -19,7 +20,7 @@ from dp_vllm_gateway.relay import Relay
 from dp_vllm_gateway.retry import Failure, Verdict
 
 
-class Outgoing(NamedTuple):
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """A request as it is sent to whichever endpoint: everything but the Host line."""
 
     method: str

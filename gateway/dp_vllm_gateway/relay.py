@@ -53,12 +53,13 @@ _CLOSED: Final = cast(web.StreamResponse, Sent(False))
 class Relay:
     """One response to one client: a head, pieces of body, an end."""
 
-    __slots__ = ("_keep_alive", "_protocol", "_writer", "begun", "bodiless", "ended", "http10")
+    __slots__ = ("_keep_alive", "_protocol", "_writer", "begun", "bodiless", "ended", "http10", "message")
 
     def __init__(self, request: web.BaseRequest) -> None:
         self._writer: Any = request._payload_writer
         self._protocol: Any = request._protocol
-        message = request._message
+        self.message = message = request._message
+        """The request's head."""
         self.http10 = message.version < (1, 1)
         self._keep_alive = not message.should_close
         self.bodiless = message.method == "HEAD"

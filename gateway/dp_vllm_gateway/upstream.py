@@ -38,11 +38,14 @@ class Garbage(UpstreamError):
 class Exchange(Protocol):
     """Who listens to an answer. Called from within the event loop's read; must not wait."""
 
-    def on_head(self, status: int, headers: Headers, until_eof: bool) -> None:
-        """The answer's final head is there. `until_eof`: only the connection's end will tell where the body ends."""
+    def on_head(self, status: int, headers: Headers) -> None:
+        """The answer's final head is there."""
 
     def on_body(self, data: bytes, complete: bool) -> None:
         """Some of the body, decoded from its framing; `data` may be empty when `complete`."""
+
+    def on_eof(self) -> None:
+        """The engine closed the connection, and nothing but that tells where the body ends: there, or it was cut."""
 
     def on_lost(self, error: UpstreamError) -> None:
         """No more will come, and the answer is not complete."""
@@ -62,7 +65,6 @@ class Connection(asyncio.Protocol):
         "_out",
         "_parser",
         "_to_head",
-        "_until_eof",
         "closed",
         "idle_since",
         "transport",
@@ -91,7 +93,6 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._head_done = False
         self._complete = False
-        self._until_eof = False
         self._keep_open = False
         self.transport.write(request)
 
@@ -141,11 +142,12 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self._on_closed(self)
-        if self._exchange is None:
+        exchange = self._exchange
+        if exchange is None:
             return
-        if self._head_done and self._until_eof and exc is None:
-            self._complete = True
-            self._pass_on(self._exchange)
+        if exc is None and self._head_done and FRAMING.isdisjoint([name for name, _ in self._headers]):
+            self._exchange = None
+            exchange.on_eof()
         else:
             self._fail(UpstreamError(str(exc) if exc else "connection closed"))
 
@@ -182,8 +184,7 @@ class Connection(asyncio.Protocol):
         if self._head_bytes > HEAD_BYTES and sum(len(name) + len(value) + 4 for name, value in headers) > HEAD_BYTES:
             raise Garbage(f"the head of the answer is longer than {HEAD_BYTES} bytes")
         self._head_done = True
-        self._until_eof = FRAMING.isdisjoint([name for name, _ in headers])
-        self._exchange.on_head(status, headers, self._until_eof)
+        self._exchange.on_head(status, headers)
         if self._to_head:
             self._complete = True  # the parser waits for a body that will not come: the connection is not used again
 
