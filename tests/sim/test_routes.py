@@ -178,3 +178,11 @@ def test_caches_are_reset(sim: Program, path: str) -> None:
 def test_development_routes_are_absent_by_default(pooling: Program) -> None:
     assert post(pooling, "/sleep", None).status == 404
     assert post(pooling, "/v1/load_lora_adapter", {}).status == 404
+
+
+def test_only_the_named_endpoints_are_left_out_of_the_access_log(tmp_path: Path) -> None:
+    with programs.sim(tmp_path, "--disable-access-log-for-endpoints", "/health,/metrics") as program:
+        assert programs.answers(program.url + "/health")
+        assert programs.answers(program.url + "/version")
+        programs.wait_until(lambda: '"GET /version' in program.output(), "the request is logged")
+        assert '"GET /health' not in program.output()

@@ -11,7 +11,7 @@ Flags of vllm serve that change something here, the others are read and ignored:
   --block-size --num-gpu-blocks-override --enable-prefix-caching --enable-prompt-tokens-details
   --runner --convert --shutdown-timeout --sse-keep-alive-interval --enable-force-include-usage
   --enable-request-id-headers --enable-server-load-tracking --enable-tokenizer-info-endpoint
-  --disable-log-stats --disable-fastapi-docs --disable-uvicorn-access-log
+  --disable-log-stats --disable-fastapi-docs --disable-uvicorn-access-log --disable-access-log-for-endpoints
 and variables: VLLM_API_KEY, VLLM_HTTP_TIMEOUT_KEEP_ALIVE, VLLM_SERVER_DEV_MODE,
   VLLM_ENABLE_RESPONSES_API_STORE, VLLM_ALLOW_RUNTIME_LORA_UPDATING
 """

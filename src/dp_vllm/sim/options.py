@@ -37,6 +37,7 @@ class Api:
     idle_seconds: float
     docs: bool
     access_log: bool
+    unlogged_paths: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,7 @@ def _api(flags: "_Flags", environment: Mapping[str, str]) -> Api:
         idle_seconds=_seconds(environment, "VLLM_HTTP_TIMEOUT_KEEP_ALIVE", 5.0),
         docs=not flags.is_on("--disable-fastapi-docs"),
         access_log=not flags.is_on("--disable-uvicorn-access-log"),
+        unlogged_paths=frozenset((flags.text("--disable-access-log-for-endpoints") or "").split(",")),
     )
 
 

@@ -62,7 +62,7 @@ class Server:
         if not response.prepared:
             response.headers.update(headers)
         self._app.metrics.http.count(request["route"], request.method, response.status, time.monotonic() - begun)
-        if self._api.access_log:
+        if self._api.access_log and request.path not in self._api.unlogged_paths:
             line = '%s - "%s %s HTTP/1.1" %d'
             _access.info(line, request.remote or "", request.method, request.rel_url, response.status)
         return response
