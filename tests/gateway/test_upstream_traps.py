@@ -265,11 +265,14 @@ class Listener:
 
     ended = False
 
-    def on_head(self, status: int, headers: Headers, until_eof: bool) -> None:
+    def on_head(self, status: int, headers: Headers) -> None:
         pass
 
     def on_body(self, data: bytes, complete: bool) -> None:
         self.ended = self.ended or complete
+
+    def on_eof(self) -> None:
+        self.ended = True
 
     def on_lost(self, error: UpstreamError) -> None:
         raise error
@@ -280,8 +283,9 @@ async def test_an_idle_connection_is_dropped_before_the_engine_does_so() -> None
         connection = await connections.connect()
         listener = Listener()
         connection.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n", listener, head_only=False)
-        while not listener.ended:
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(programs.START_SECONDS):
+            while not listener.ended:
+                await asyncio.sleep(0.001)
         connections.give_back(connection, now)
         return connection
 
