@@ -45,7 +45,7 @@ format: setup ## put the code into shape
 
 .PHONY: test
 test: setup ## every test that this machine can run, and what it could not
-	$(BIN)/pytest -m "not vllm and not docker"
+	$(BIN)/pytest -n 4 --dist worksteal -m "not vllm and not docker"
 
 .PHONY: test-vllm
 test-vllm: setup ## the tests with the real vLLM on this machine's CPU (installed once, 6 GB in ~/.cache)

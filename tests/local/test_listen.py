@@ -33,7 +33,7 @@ def test_a_taken_port_is_an_error_that_names_its_holder(reuse_port: bool) -> Non
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(UserError, match=rf"--port: {port} is taken by process {os.getpid()} \(.*pytest"):
+        with pytest.raises(UserError, match=rf"--port: {port} is taken by process {os.getpid()} \(.*python"):
             listening(Listen(None, port)).__enter__()
 
 
