@@ -52,9 +52,11 @@ def deployment(directory: Path, *flags: str) -> Iterator[tuple[programs.Program,
         adapters = [Adapters(), Adapters()]
         engines = [stack.enter_context(scripted.engine(script)) for script in adapters]
         replicas = [word for engine in engines for word in ("--replica", engine.url)]
-        flags = (*replicas, "--probe-seconds", "0.2", *flags)
+        admin = directory / "admin.sock"
+        flags = (*replicas, "--probe-seconds", "0.2", "--admin-socket", str(admin), *flags)
         gateway = stack.enter_context(programs.gateway(directory, *flags))
         yield gateway, list(zip(engines, adapters, strict=True))
+        programs.wait_until(lambda: not wire.in_flight(f"unix:{admin}"), "nothing is in flight")
 
 
 def health(url: str) -> str:

@@ -37,10 +37,20 @@ def replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 
 @pytest.fixture(scope="module")
-def url(replica: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    flags = ("--replica", replica.url, "--max-body-bytes", "100000")
-    with programs.gateway(tmp_path_factory.mktemp("gateway"), *flags) as program:
-        yield program.url
+def shared(replica: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    directory = tmp_path_factory.mktemp("gateway")
+    admin = directory / "admin.sock"
+    flags = ("--replica", replica.url, "--max-body-bytes", "100000", "--admin-socket", str(admin))
+    with programs.gateway(directory, *flags) as program:
+        yield program.url, f"unix:{admin}"
+
+
+@pytest.fixture
+def url(shared: tuple[str, str]) -> Iterator[str]:
+    """Where a gateway listens. However a test's sockets end, none is in flight after it."""
+    url, admin = shared
+    yield url
+    programs.wait_until(lambda: not wire.in_flight(admin), "nothing is in flight")
 
 
 @pytest.fixture(scope="module")
