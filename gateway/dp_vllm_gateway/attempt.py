@@ -228,7 +228,7 @@ class Attempt:
         if not complete:
             self._relay.body(whole)
             self._mind_the_client()
-        elif self._until_eof and not sse.has_end(self.last, self._dialect):
+        elif not sse.has_end(self.last, self._dialect):
             self._relay.body(whole)
             self._break("the replica's answer was cut")
         else:

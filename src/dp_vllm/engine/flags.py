@@ -5,6 +5,7 @@ vLLM's own parser; to renew it, list `option_strings` and `nargs` of every actio
 `vllm.entrypoints.launchers.cli_args.make_arg_parser(FlexibleArgumentParser())` returns in the version of the day:
 nargs 0 is `nothing` (`switch` if there is a `--no-` twin), None `one`, "?" `optional`, "+" `many`; `also` maps the
 other spellings to the first. `-O` is added by hand: vLLM rewrites it before it parses.
+`tests/vllm/read_flags.py` makes the table anew from an installed vLLM.
 
 Nothing here knows which flags are the endpoint's and which the engine's, or what any of them means.
 """
