@@ -4,11 +4,13 @@ file system with Python for images to stand on.
 Both are kept in a folder of the user's cache. Nothing is installed: packages are only unpacked.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -41,12 +43,12 @@ def python_root() -> Path:
     """A tar file with a minimal Debian that has `python3` and pip. Made once, in about 40 s."""
     archive = CACHE / f"{_RELEASE}-python.tar"
     if not archive.exists():
-        with _folder() as folder:
+        with _made_once(f"a Debian {_RELEASE} with Python, as a base for images") as folder:
             words = ("--variant=minbase", f"--include={','.join(_PYTHON_PACKAGES)}", _RELEASE, f"{folder}/root")
             _run("debootstrap", *words, variables=environment())
             excluded = (f"--exclude={path}/*" for path in _NOT_NEEDED)
             _run("tar", "-C", f"{folder}/root", "-cf", f"{folder}/root.tar", "--numeric-owner", *excluded, ".")
-            Path(folder, "root.tar").rename(archive)
+            (folder / "root.tar").rename(archive)
     return archive
 
 
@@ -54,12 +56,12 @@ def _programs() -> Path:
     """The folder into which the engine's packages, and those of their dependencies that are missing, are unpacked."""
     root = CACHE / "programs"
     if not root.exists():
-        with _folder() as folder:
-            for package in _downloaded(Path(folder)):
+        with _made_once("Docker's programs, from Debian's packages") as folder:
+            for package in _downloaded(folder):
                 _run("dpkg", "-x", str(package), f"{folder}/root")
             # What Debian's alternatives system does when the package is installed.
-            Path(folder, "root/usr/sbin/iptables").symlink_to("xtables-nft-multi")
-            Path(folder, "root").rename(root)
+            (folder / "root/usr/sbin/iptables").symlink_to("xtables-nft-multi")
+            (folder / "root").rename(root)
     return root
 
 
@@ -73,9 +75,14 @@ def _downloaded(folder: Path) -> list[Path]:
     return sorted((folder / "cache/archives").glob("*.deb"))
 
 
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    CACHE.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(dir=CACHE, prefix="making-")
+@contextlib.contextmanager
+def _made_once(what: str) -> Iterator[Path]:
+    """A folder for the making of something that stays in the cache; says what takes so long."""
+    print(f"{what} ... ", end="", flush=True)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix="making-") as folder:
+        yield Path(folder)
+    print(f"{time.monotonic() - started:.0f} s (once)", flush=True)
 
 
 def _run(*command: str, variables: Mapping[str, str] | None = None) -> None:
