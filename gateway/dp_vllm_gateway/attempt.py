@@ -296,4 +296,4 @@ class Attempt:
             if self._committed:
                 self._break(message)
             else:
-                self._fail(Failure.TIMEOUT, message)
+                self._fail(Failure.STOPPED, message)

@@ -19,6 +19,7 @@ _AFTER: Final[dict[Failure, tuple[int, str]]] = {
     Failure.ABORTED: (502, "upstream_aborted"),
     Failure.GARBAGE: (502, "upstream_garbage"),
     Failure.TIMEOUT: (504, "upstream_timeout"),
+    Failure.STOPPED: (503, "shutting_down"),
 }
 
 NO_RETRY: Final = {"x-should-retry": "false"}

@@ -19,6 +19,7 @@ class Failure(enum.Enum):
     ABORTED = "aborted the request"
     TIMEOUT = "gave no answer in time"
     GARBAGE = "answered with something that is not HTTP"
+    STOPPED = "had not answered yet"
 
 
 NOT_STARTED: Final = frozenset({Failure.CONNECT, Failure.BUSY, Failure.DRAINING})
@@ -58,7 +59,7 @@ def after(attempted: Attempted) -> Verdict:
         return Verdict.AGAIN
     if attempted.failure in DEATHS and attempted.deaths >= DEATHS_PER_REQUEST:
         return Verdict.POISON
-    if attempted.failure in (Failure.TIMEOUT, Failure.GARBAGE):
+    if attempted.failure in (Failure.TIMEOUT, Failure.GARBAGE, Failure.STOPPED):
         return Verdict.GIVE_UP
     if attempted.replayable and attempted.replays == 0:
         return Verdict.AGAIN

@@ -35,6 +35,7 @@ def test_what_no_engine_began_may_always_be_sent_again(failure: Failure, replaya
         (Failure.ABORTED, 0, 0, False, GIVE_UP),
         (Failure.TIMEOUT, 0, 0, True, GIVE_UP),
         (Failure.GARBAGE, 0, 0, True, GIVE_UP),
+        (Failure.STOPPED, 0, 0, True, GIVE_UP),
     ],
 )
 def test_what_an_engine_had_is_sent_again_once(
@@ -44,7 +45,7 @@ def test_what_an_engine_had_is_sent_again_once(
 
 
 def test_every_failure_has_a_rule() -> None:
-    ruled = {Failure.DIED, Failure.ENGINE_DEAD, Failure.ABORTED, Failure.TIMEOUT, Failure.GARBAGE}
+    ruled = {Failure.DIED, Failure.ENGINE_DEAD, Failure.ABORTED, Failure.TIMEOUT, Failure.GARBAGE, Failure.STOPPED}
     assert set(Failure) == ruled | retry.NOT_STARTED
 
 
