@@ -64,7 +64,7 @@ class Gateway:
         try:
             return await self._answer(request, incoming, relay, call)
         except Refusal as refusal:
-            return self._refuse(refusal, relay, call)
+            return self._refuse(refusal, incoming, relay, call)
         except (asyncio.CancelledError, ConnectionError):
             call.status, call.reason = 499, "client_left"
             raise
@@ -88,15 +88,15 @@ class Gateway:
         path, query = paths.target_of(call.path, self._config.root_path)
         call.path = path
         if call.method == "OPTIONS":
-            return self._own(call, cors.preflight(self._config.cors, request.headers))
+            return self._own(call, incoming, cors.preflight(self._config.cors, request.headers))
         if path == "/health":
-            return self._own(call, self.health())
+            return self._own(call, incoming, self.health())
         if path == "/ready":
-            return self._own(call, self.ready())
+            return self._own(call, incoming, self.ready())
         offer = websockets.offered(request) if b"upgrade" in incoming.read else None
         self._guard(path, incoming.bearer() or (offer.key if offer else None), call)
         if path == "/metrics" and call.method in ("GET", "HEAD"):
-            return self._own(call, self.metrics())
+            return self._own(call, incoming, self.metrics())
         if self.ending:
             raise refusals.shutting_down()
         route = route_of(call.method, path)
@@ -218,12 +218,13 @@ class Gateway:
             return replies.error(503, f"not every replica was looked at yet: {', '.join(unseen)}", code="not_ready")
         return web.Response(status=200)
 
-    def _own(self, call: Call, response: web.Response) -> web.Response:
+    def _own(self, call: Call, incoming: Incoming, response: web.Response) -> web.Response:
         call.status = response.status
         response.headers["x-request-id"] = call.id
+        response.headers.update(cors.headers(self._config.cors, incoming.read.get(b"origin")))
         return response
 
-    def _refuse(self, refusal: Refusal, relay: Relay, call: Call) -> web.StreamResponse:
+    def _refuse(self, refusal: Refusal, incoming: Incoming, relay: Relay, call: Call) -> web.StreamResponse:
         # not the message: it may quote what the client sent
         call.status, call.reason = refusal.status, refusal.code or HTTPStatus(refusal.status).name.lower()
         route = route_of(call.method, call.path)
@@ -234,7 +235,7 @@ class Gateway:
         response = replies.error(
             refusal.status, refusal.message, code=refusal.code, headers=refusal.headers, anthropic=anthropic
         )
-        return self._own(call, response)
+        return self._own(call, incoming, response)
 
 
 def _id_line(call: Call) -> bytes:

@@ -29,12 +29,20 @@ def preflight(cors: Cors, headers: Mapping[str, str]) -> web.Response:
     return web.Response(status=200, headers=answer)
 
 
+def headers(cors: Cors, origin: bytes | None) -> dict[str, str]:
+    """What lets the page of an allowed origin read an answer; empty for others."""
+    if origin is None or not cors.origins:
+        return {}
+    page = origin.decode("latin-1")
+    if not _allowed(cors, page):
+        return {}
+    allowed = {"Access-Control-Allow-Origin": page, "Vary": "Origin"}
+    return allowed | ({"Access-Control-Allow-Credentials": "true"} if cors.credentials else {})
+
+
 def lines(cors: Cors, origin: bytes | None) -> bytes:
-    """Header lines that let the page of an allowed origin read an answer; empty for others."""
-    if origin is None or not cors.origins or not _allowed(cors, origin.decode("latin-1")):
-        return b""
-    credentials = b"access-control-allow-credentials: true\r\n" if cors.credentials else b""
-    return b"access-control-allow-origin: %b\r\nvary: Origin\r\n%b" % (origin, credentials)
+    """The same as header lines."""
+    return "".join(f"{name}: {value}\r\n" for name, value in headers(cors, origin).items()).encode("latin-1")
 
 
 def _allowed(cors: Cors, origin: str) -> bool:

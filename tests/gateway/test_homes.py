@@ -14,11 +14,11 @@ _numbers = itertools.count(1)
 def store(peer: Peer, asked: Asked) -> None:
     """Answer as an engine that makes and keeps responses."""
     if asked.method == "GET" or asked.target.endswith("/cancel"):
-        response = asked.target.split("/")[3].partition("?")[0]
-        if response == "resp_unknown":
+        wanted = asked.target.split("/")[3].partition("?")[0]
+        if wanted == "resp_unknown":
             peer.send(whole(404, {"error": {"message": "Response with id 'resp_unknown' not found."}}))
         else:
-            peer.send(whole(200, {"id": response, "object": "response"}))
+            peer.send(whole(200, {"id": wanted, "object": "response"}))
         return
     response = {"id": f"resp_{next(_numbers):x}", "object": "response", "status": "completed"}
     if json.loads(asked.body).get("stream"):
