@@ -55,6 +55,11 @@ class Gateway:
         self.ending = False
         """The gateway was told to end: what is under way goes on, nothing new begins."""
 
+    def end(self) -> None:
+        """Begin nothing new, and hold nobody who waits for a replica."""
+        self.ending = True
+        self._pool.wake()
+
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         relay = Relay(request)
@@ -143,7 +148,9 @@ class Gateway:
             answer_lines = id_line + cors.lines(self._config.cors, incoming.read.get(b"origin"))
             wait_seconds = waiting.seconds_of(incoming.read.get(b"x-dp-vllm-wait"))
             if wait_seconds and not self._pool.available:
-                await waiting.for_replica(self._pool, facts, relay, wait_seconds, answer_lines)
+                await waiting.for_replica(
+                    self._pool, facts, relay, wait_seconds, answer_lines, ending=lambda: self.ending
+                )
             lines = self._request_lines(incoming, id_line)
             out = Outgoing(call.method, target, route, lines, body, facts, answer_lines)
             if route.reach in _BY_ALL:

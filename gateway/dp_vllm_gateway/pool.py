@@ -272,15 +272,19 @@ class Pool:
             await self._emptied.wait()
 
     async def changed(self) -> None:
-        """Wait until the endpoints or their health change."""
+        """Wait until the endpoints or their health change, or `wake` is called."""
         await self._changed.wait()
+
+    def wake(self) -> None:
+        """Let all who wait for a change look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _notify(self) -> None:
         models = {member.models for member in self._members.values() if member.models}
         self.several_models = len(models) > 1
         self._available = [member for member in self._members.values() if member.available()]
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self.wake()
 
 
 def _other_engine(old: Endpoint, new: Endpoint) -> bool:

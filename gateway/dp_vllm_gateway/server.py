@@ -134,7 +134,7 @@ async def _tick(gateway: Gateway, keys: Keys) -> None:
 
 async def _finish(config: GatewayConfig, gateway: Gateway, pool: Pool, server: Server, ended: asyncio.Event) -> None:
     """Let what is under way end, up to the limit or a second signal; then tell the rest."""
-    gateway.ending = True
+    gateway.end()
     ended.clear()
     async with asyncio.TaskGroup() as group:
         last = group.create_task(pool.idle())

@@ -5,6 +5,7 @@ is why it is the client's choice.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from dp_vllm_gateway import refusals
@@ -14,7 +15,7 @@ from dp_vllm_gateway.relay import Relay
 from dp_vllm_gateway.replies import Refusal
 
 COMMENT_SECONDS: Final = 5.0
-"""How often a waiting stream hears something."""
+"""How often a waiting stream hears something, if there is nothing new to tell."""
 
 _STREAM_HEAD: Final = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
 
@@ -32,15 +33,26 @@ def seconds_of(value: bytes | None) -> float:
     return seconds
 
 
-async def for_replica(pool: Pool, facts: Facts, relay: Relay, seconds: float, answer_lines: bytes) -> None:
-    """Return once a replica is available or `seconds` have passed; a stream gets comments meanwhile."""
+async def for_replica(
+    pool: Pool, facts: Facts, relay: Relay, seconds: float, answer_lines: bytes, *, ending: Callable[[], bool]
+) -> None:
+    """Return once a replica is available or `seconds` have passed; a stream gets comments meanwhile.
+
+    Raises Refusal if the gateway is `ending`; it wakes the pool then.
+    """
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
+    said, said_at = b"", 0.0
     while not pool.candidates(facts) and (left := end - loop.time()) > 0:
+        if ending():
+            raise refusals.shutting_down()
         if facts.stream:
             if not relay.begun:
                 relay.head(200, _STREAM_HEAD + answer_lines)
-            relay.body(_comment(pool))
+            comment = _comment(pool)
+            if comment != said or loop.time() - said_at >= COMMENT_SECONDS:
+                relay.body(comment)
+                said, said_at = comment, loop.time()
         try:
             async with asyncio.timeout(min(left, COMMENT_SECONDS)):
                 await pool.changed()

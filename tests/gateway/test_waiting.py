@@ -1,5 +1,6 @@
 """Clients that are ready to wait for a first replica."""
 
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,20 @@ def test_what_is_no_time_is_400(url: str, wait: str) -> None:
     line.close()
     assert answer.status == 400
     assert "x-dp-vllm-wait" in answer.error["message"]
+
+
+@pytest.mark.parametrize("body", [BODY, STREAMED])
+def test_when_the_gateway_ends_nobody_waits_on(late: Engine, tmp_path: Path, body: bytes) -> None:
+    with scripted.gateway(tmp_path, [late]) as gateway:
+        line = asking(gateway.url, body, "60")
+        if body is STREAMED:
+            line.read_until(b": no replica")
+        else:  # it has arrived once one that was sent later is answered
+            assert wire.complete(gateway.url).status == 503
+        gateway.signal(signal.SIGTERM)
+        assert b"the server is shutting down" in line.rest()
+        line.close()
+        assert gateway.wait() == 0
 
 
 def test_a_client_that_leaves_while_it_waits_reaches_no_engine(url: str, late: Engine) -> None:
