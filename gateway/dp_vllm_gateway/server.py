@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
+from dp_vllm.errors import BadSettings
 from dp_vllm_gateway import admin, request_line, sockets
 from dp_vllm_gateway.app import Gateway
 from dp_vllm_gateway.clients import Server
@@ -60,12 +61,13 @@ async def _serve(config: GatewayConfig, journal: Journal | None) -> None:
         bring_up_to_date=gateway.broadcasts.bring_up_to_date,
     )
     server = Server(gateway.handle, idle_client_seconds=config.limits.idle_client_seconds)
+    tls = _tls(config.tls)
     with _sockets(config) as listeners:
         async with admin.listening(config, gateway, pool), asyncio.TaskGroup() as group:
             background = (_discover(config, pool), probes.run(), _tick(gateway, keys))
             tasks = [group.create_task(task) for task in background]
             await _first_look(pool)
-            async with _serving(config, server, listeners):
+            async with _serving(server, listeners, tls):
                 await ended.wait()
                 await _finish(config, gateway, pool, server, ended)
             for task in tasks:
@@ -94,9 +96,8 @@ async def _first_look(pool: Pool) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _serving(config: GatewayConfig, server: Server, listeners: list[socket.socket]) -> AsyncIterator[None]:
+async def _serving(server: Server, listeners: list[socket.socket], tls: ssl.SSLContext | None) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
-    tls = _tls(config.tls) if config.tls is not None else None
     opened = [await loop.create_server(server, sock=sock, backlog=sockets.BACKLOG, ssl=tls) for sock in listeners]
     try:
         yield
@@ -105,14 +106,20 @@ async def _serving(config: GatewayConfig, server: Server, listeners: list[socket
             listening.close()
 
 
-def _tls(tls: Tls) -> ssl.SSLContext:
+def _tls(tls: Tls | None) -> ssl.SSLContext | None:
+    if tls is None:
+        return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tls.certfile, tls.keyfile)
-    if tls.ca_certs is not None:
-        context.load_verify_locations(tls.ca_certs)
-    context.verify_mode = ssl.VerifyMode(tls.cert_reqs)
-    if tls.ciphers is not None:
-        context.set_ciphers(tls.ciphers)
+    try:
+        context.load_cert_chain(tls.certfile, tls.keyfile)
+        if tls.ca_certs is not None:
+            context.load_verify_locations(tls.ca_certs)
+        context.verify_mode = ssl.VerifyMode(tls.cert_reqs)
+        if tls.ciphers is not None:
+            context.set_ciphers(tls.ciphers)
+    except OSError as error:  # ssl.SSLError is one
+        given = f"--ssl-certfile {tls.certfile}, --ssl-keyfile {tls.keyfile}, --ssl-ca-certs {tls.ca_certs}"
+        raise BadSettings(f"TLS cannot be served with {given}, --ssl-ciphers {tls.ciphers}: {error}") from error
     return context
 
 
