@@ -153,4 +153,5 @@ async def _finish(config: GatewayConfig, gateway: Gateway, pool: Pool, server: S
         await asyncio.wait((last,), timeout=FLUSH_SECONDS)
         last.cancel()
         again.cancel()
+    server.pre_shutdown()  # idle connections end at once
     await server.shutdown(FLUSH_SECONDS)

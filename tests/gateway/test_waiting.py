@@ -75,13 +75,13 @@ def test_without_the_header_nobody_waits(url: str) -> None:
     assert "no replica is available (0 of 1)" in answer.error["message"]
 
 
-@pytest.mark.parametrize("wait", ["soon", "-1", "1e9", "nan", ""])
-def test_what_is_no_time_is_400(url: str, wait: str) -> None:
-    line = asking(url, BODY, wait)
-    answer = line.answer()
-    line.close()
-    assert answer.status == 400
-    assert "x-dp-vllm-wait" in answer.error["message"]
+def test_what_is_no_time_is_400(url: str) -> None:
+    for wait in ("soon", "-1", "1e9", "nan", ""):
+        line = asking(url, BODY, wait)
+        answer = line.answer()
+        line.close()
+        assert answer.status == 400, wait
+        assert "x-dp-vllm-wait" in answer.error["message"]
 
 
 @pytest.mark.parametrize("body", [BODY, STREAMED])
