@@ -2,7 +2,8 @@
 
 An engine that starts anew has none of them, so they are repeated to it. Pure bookkeeping: `broadcast` makes the changes
 and repeats them. It is kept in memory: a gateway that is restarted has forgotten it, and whoever restarts a replica
-after that loads its adapters again.
+after that loads its adapters again. A restart is known by the endpoint's new incarnation, or by a look that found the
+old engine gone; one between two looks at an endpoint that somebody else starts is not seen.
 """
 
 import re
