@@ -7,6 +7,7 @@ file relies on (its version is pinned, and a test asserts each):
 - `RequestHandler.start()` serves a connection, and is what `connection_lost()` cancels (`handler_cancellation`);
 - `_messages`, `_waiter`, `_current_request`, `_parser.message_consumed()`: parsed requests, and how to await the next;
 - `_handle_request()` turns exceptions into responses through `handle_error()`, and sends what is not sent yet;
+- `finish_response()` sends a response, but one that was sent already; `_upgraded`: a WebSocket was asked for;
 - `_make_error_handler()` and `ERROR` stand for a request that is not HTTP;
 - `_keepalive_handle`, `_next_keepalive_close_time`, `_process_keepalive()` close idle connections;
 - `_reading_paused`, `_buffer_paused`, `_msg_queue_resume_size`, `_resume_reading_if_drained()` bound pipelining;
@@ -24,6 +25,7 @@ from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.web_protocol import ERROR, RequestHandler, _ErrInfo
 
 from dp_vllm_gateway import replies
+from dp_vllm_gateway.relay import Sent
 
 USER_TIMEOUT_MILLISECONDS: Final = 60_000
 """A client whose machine vanished is noticed after this time, also while much is on its way to it."""
@@ -99,6 +101,13 @@ class _Client(RequestHandler):
         except ConnectionError:
             return False
         return not client_left and bool(response.keep_alive)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        if isinstance(resp, Sent) and not self._upgraded:
+            return resp, False
+        return await super().finish_response(request, resp, start_time)
 
     async def _drop(self, payload: StreamReader) -> None:
         """Read the rest of a body that was not wanted; close if it does not end."""

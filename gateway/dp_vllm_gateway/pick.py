@@ -11,6 +11,10 @@ STEP_SECONDS: Final = 0.02
 """Waits that differ by less than an engine's step are equal: the work begins with the next step either way."""
 
 
+STEP_TOKENS: Final = int(PREFILL_TOKENS_PER_SECOND * STEP_SECONDS)
+"""Prompt tokens that an engine reads in a step."""
+
+
 class Policy(enum.Enum):
     """How an endpoint is chosen."""
 
@@ -33,7 +37,8 @@ class Load(Protocol):
 
 
 _ROUND_ROBIN: Final = Policy.ROUND_ROBIN
-_STEPS_PER_TOKEN: Final = 1 / (PREFILL_TOKENS_PER_SECOND * STEP_SECONDS)
+_MOST_SEQUENCES: Final = 1 << 32
+"""More than an engine can have: one step of waiting outweighs any number of sequences."""
 
 Candidate = TypeVar("Candidate", bound=Load)
 
@@ -50,16 +55,8 @@ def pick(policy: Policy, candidates: Sequence[Candidate], turn: int) -> Candidat
 
 def least(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Those with the least expected wait, in whole engine steps, and of them those with the fewest sequences."""
-    best: list[Candidate] = []
-    wait = sequences = 0
-    for candidate in candidates:
-        its_wait = int(candidate.waiting_tokens * _STEPS_PER_TOKEN)
-        its_sequences = candidate.sequences
-        if best and (its_wait > wait or (its_wait == wait and its_sequences > sequences)):
-            continue
-        if not best or its_wait < wait or its_sequences < sequences:
-            best = [candidate]
-            wait, sequences = its_wait, its_sequences
-        else:
-            best.append(candidate)
-    return best
+    loads = [(it.waiting_tokens // STEP_TOKENS) * _MOST_SEQUENCES + it.sequences for it in candidates]
+    least_load = min(loads)
+    if loads.count(least_load) == 1:
+        return [candidates[loads.index(least_load)]]
+    return [it for it, load in zip(candidates, loads, strict=True) if load == least_load]

@@ -10,10 +10,13 @@ pass although it must not reach a client is caught here:
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Final, Protocol
 
 import httptools
+
+from dp_vllm_gateway.lookup import Lookup
 
 HEAD_BYTES: Final = 64 << 10
 """The longest response head that is taken."""
@@ -205,10 +208,13 @@ class Connection(asyncio.Protocol):
 class Connections:
     """The connections to one engine. One is lent to each exchange and comes back only from it."""
 
-    __slots__ = ("_address", "_idle", "_loop", "_open", "_timeout_seconds")
+    __slots__ = ("_idle", "_lookup", "_loop", "_open", "_path", "_port", "_timeout_seconds")
 
     def __init__(self, address: str, *, connect_seconds: float) -> None:
-        self._address = address
+        host, _, port = address.rpartition(":")
+        self._path = address[5:] if address.startswith("unix:") else ""
+        self._port = 0 if self._path else int(port)
+        self._lookup = Lookup(host.strip("[]"), self._port)
         self._timeout_seconds = connect_seconds
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
@@ -227,13 +233,24 @@ class Connections:
     async def connect(self) -> Connection:
         """A new connection. Raises OSError, of which TimeoutError is one."""
         async with asyncio.timeout(self._timeout_seconds):
-            if self._address.startswith("unix:"):
-                made = self._loop.create_unix_connection(self._connection, self._address[5:])
-            else:
-                host, _, port = self._address.rpartition(":")
-                made = self._loop.create_connection(self._connection, host.strip("[]"), int(port))
-            _, connection = await made
+            connection = await (self._connect_unix() if self._path else self._connect_tcp())
         self._open.add(connection)
+        return connection
+
+    async def _connect_unix(self) -> Connection:
+        _, connection = await self._loop.create_unix_connection(self._connection, self._path)
+        return connection
+
+    async def _connect_tcp(self) -> Connection:
+        """Connect to the first of the host's addresses that takes it."""
+        addresses = await self._lookup.addresses()
+        for address in addresses[:-1]:
+            with contextlib.suppress(OSError):
+                return await self._connect_to(address)
+        return await self._connect_to(addresses[-1])
+
+    async def _connect_to(self, address: str) -> Connection:
+        _, connection = await self._loop.create_connection(self._connection, address, self._port)
         return connection
 
     def give_back(self, connection: Connection, now: float) -> None:

@@ -29,6 +29,7 @@ class ProcessId:
 @dataclass(frozen=True, slots=True)
 class _Stat:
     ended: bool
+    parent: int
     session: int
     ticks: int
 
@@ -38,7 +39,7 @@ def _stat(pid: int) -> _Stat | None:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None
-    return _Stat(ended=fields[0] in (b"Z", b"X"), session=int(fields[3]), ticks=int(fields[19]))
+    return _Stat(ended=fields[0] in (b"Z", b"X"), parent=int(fields[1]), session=int(fields[3]), ticks=int(fields[19]))
 
 
 def identify(pid: int) -> ProcessId:
@@ -67,6 +68,12 @@ def kill_session(leader: ProcessId, *, seconds: float = 5.0) -> None:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
+
+
+def zombies_of(parent: int) -> set[ProcessId]:
+    """The children of `parent` that ended and for which nobody waited yet."""
+    stats = ((int(name), _stat(int(name))) for name in os.listdir("/proc") if name.isdigit())
+    return {ProcessId(pid, stat.ticks) for pid, stat in stats if stat and stat.ended and stat.parent == parent}
 
 
 def _session(leader: ProcessId) -> list[int]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from dp_vllm.engine import log as engine_log
-from dp_vllm.local import listen, logs, pids, plan, probe, run, terminal, words
+from dp_vllm.local import listen, logs, orphans, pids, plan, probe, run, terminal, words
 from dp_vllm.local.child import Child, Keep
 from dp_vllm.local.deployment import Deployment, Replica
 from dp_vllm.local.gpu_memory import GpuMemory
@@ -73,7 +73,7 @@ class Supervisor:
         """The exit status, once nothing runs any more."""
         self._listen_to_signals()
         async with asyncio.TaskGroup() as tasks:
-            rotation = tasks.create_task(self._rotate_logs())
+            chores = [tasks.create_task(chore) for chore in (self._rotate_logs(), orphans.reap())]
             while not self._is_over():
                 self._wake.clear()
                 await self._look()
@@ -82,7 +82,8 @@ class Supervisor:
                 self._narrator.tell_ends(self._gateway, self._replicas, stopping=self._stop is not None)
                 self._give_up_if_hopeless()
                 await self._pause()
-            rotation.cancel()
+            for chore in chores:
+                chore.cancel()
         self._narrator.say(words.STOPPED)
         return self._status
 
