@@ -21,7 +21,9 @@ from rich.text import Text
 
 COLUMNS: Final = 132
 URL: Final = "http://127.0.0.1:8000"
-SHOWN: Final = re.compile(r"dp-vllm (\d| )|endpoint|logs  |curl|-d '|Ctrl-C|ready|Application startup complete|gateway|stop")
+SHOWN: Final = re.compile(
+    r"dp-vllm (\d| )|endpoint|logs  |curl|-d '|Ctrl-C|ready|Application startup complete|gateway|stop"
+)
 """What a reader looks at; engines say more."""
 
 FRAME: Final = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
