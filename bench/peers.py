@@ -5,6 +5,7 @@ connections on both sides, write no line per request, and pass on each piece of 
 """
 
 import os
+import platform
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Final
 
 from bench import install
 from bench.load import API_KEY
+from dp_vllm import __version__
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ def dp_vllm(place: Place, unix: bool = False, log: bool = False) -> Command:
     admin = place.folder / "admin"
     argv = [sys.executable, "-I", "-m", "dp_vllm_gateway", *replicas, "--host", "127.0.0.1", "--port", str(place.port)]
     argv += ["--api-key", API_KEY, "--admin-socket", str(admin), *([] if log else ["--no-access-log"])]
-    return Command(argv, admin_socket=admin)
+    return Command(argv, version=f"{__version__} on CPython {platform.python_version()}", admin_socket=admin)
 
 
 def other(words: str) -> Peer:

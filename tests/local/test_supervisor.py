@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
 from programs import Program, free_port, python, running, wait_until
 
 from dp_vllm import endpoints
@@ -271,6 +272,15 @@ def test_a_taken_port_is_refused_before_anything_is_started(tmp_path: Path) -> N
     assert list((tmp_path / "logs").iterdir()) == []
 
 
+@pytest.fixture
+def hangups_count() -> Iterator[None]:
+    """Where the tests are run under nohup, programs would ignore that their terminal was closed, and rightly."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangups_count")
 def test_a_terminal_that_is_closed_ends_it_in_order(tmp_path: Path) -> None:
     with serving(tmp_path, "") as served:
         wait_until(served.is_ready, "it is ready")
