@@ -64,6 +64,8 @@ class Attempt:
     _until_eof = False
     """Only the connection's end told where the body ends."""
     _paused_at = 0.0
+    _flows = False
+    """Events are being passed on, and the last piece ended with one."""
     _tail = b""
     """The beginning of an event that is still to come."""
     status = 0
@@ -90,6 +92,7 @@ class Attempt:
         self._dialect = dialect
         self._answer_lines = answer_lines
         self._limits = limits
+        self._suspect = sse.SUSPECT[dialect]
         self._loop = loop = asyncio.get_running_loop()
         self._wake: asyncio.Future[None] = loop.create_future()
         self._since = loop.time()
@@ -126,6 +129,18 @@ class Attempt:
 
     def on_body(self, data: bytes, complete: bool) -> None:
         """Pass a piece through the present way of looking at it."""
+        if self._flows and not complete and data.endswith(b"\n\n"):
+            for token in self._suspect:
+                if token in data:
+                    break
+            else:  # whole events, none of which is more than content: nearly every piece of nearly every stream
+                self._since = self._loop.time()
+                self._call.chunks += 1
+                self.last = data
+                self._relay.body(data)
+                if self._relay.paused:
+                    self._wait_for_the_client()
+                return
         self._take(self, data, complete)
 
     def on_eof(self) -> None:
@@ -197,20 +212,10 @@ class Attempt:
     def _events(self, data: bytes, complete: bool) -> None:
         self._since = self._loop.time()
         self._call.chunks += 1
-        if complete or self._tail or self._until_eof or not data.endswith(b"\n\n") or self._suspicious(data):
-            self._events_one_by_one(data, complete)
-            return
-        self._relay.body(data)
-        self.last = data
-        self._mind_the_client()
-
-    def _suspicious(self, data: bytes) -> bool:
-        return any(token in data for token in sse.SUSPECT[self._dialect])
-
-    def _events_one_by_one(self, data: bytes, complete: bool) -> None:
         whole, self._tail = sse.split(self._tail + data)
         if complete or len(self._tail) > HOLD_BYTES:
             whole, self._tail = whole + self._tail, b""
+        self._flows = not self._tail
         passed = 0
         for event in sse.events(whole):
             kind = sse.kind_of(event, self._dialect)
@@ -246,7 +251,11 @@ class Attempt:
             self._relay.head(self.status, lines, length)
 
     def _mind_the_client(self) -> None:
-        if self._relay.paused and not self._paused_at:
+        if self._relay.paused:
+            self._wait_for_the_client()
+
+    def _wait_for_the_client(self) -> None:
+        if not self._paused_at:
             self._paused_at = self._loop.time()
             self._connection.transport.pause_reading()
             if not self._wake.done():

@@ -103,8 +103,14 @@ class Relay:
 
     def body(self, data: bytes) -> None:
         """Send a piece of the body. Empty data is nothing: framed, it would end the body."""
-        if data and not self.bodiless:
-            self._send(b"%x\r\n%b\r\n" % (len(data), data) if self._writer.chunked else data)
+        transport = self._protocol.transport
+        if not data or self.bodiless or transport is None:
+            return
+        writer = self._writer
+        if writer.chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        writer.output_size += len(data)
+        transport.write(data)
 
     def end(self, data: bytes = b"") -> None:
         """Send the last piece and end the body."""

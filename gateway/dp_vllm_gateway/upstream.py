@@ -127,7 +127,10 @@ class Connection(asyncio.Protocol):
             if self._head_bytes > HEAD_BYTES:
                 self._fail(Garbage(f"the head of the answer is longer than {HEAD_BYTES} bytes"))
             return
-        self._pass_on(exchange)
+        if self._complete or len(self._out) != 1:
+            self._pass_on(exchange)
+        else:
+            exchange.on_body(self._out.pop(), False)
 
     def _pass_on(self, exchange: Exchange) -> None:
         out = self._out
