@@ -91,7 +91,8 @@ class Gateway:
         self, request: web.BaseRequest, incoming: Incoming, relay: Relay, call: Call
     ) -> web.StreamResponse:
         path, query = paths.target_of(call.path, self._config.root_path)
-        call.path = path
+        route = route_of(call.method, path)
+        call.path, call.route = path, route.path
         if call.method == "OPTIONS":
             return self._own(call, incoming, cors.preflight(self._config.cors, request.headers))
         if path == "/health":
@@ -104,7 +105,6 @@ class Gateway:
             return self._own(call, incoming, self.metrics())
         if self.ending:
             raise refusals.shutting_down()
-        route = route_of(call.method, path)
         self._judge_route(route, path)
         if offer is not None:
             lines = self._request_lines(incoming, _id_line(call))

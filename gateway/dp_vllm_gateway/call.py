@@ -1,6 +1,12 @@
 """What is recorded of one request: what the request line says and the metrics count. Never a prompt or a key."""
 
+import re
+from typing import Final
+
 import msgspec
+
+_PROMPT: Final = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d+)')
+_COMPLETION: Final = re.compile(rb'"(?:completion|output)_tokens":\s*(\d+)')
 
 
 class Call(msgspec.Struct, gc=False):
@@ -13,6 +19,8 @@ class Call(msgspec.Struct, gc=False):
     method: str
     path: str
     began_at: float
+    route: str = ""
+    """The route table's path; empty for one that it does not name."""
     key: str = ""
     """The key's name."""
     model: str = ""
@@ -36,15 +44,9 @@ class Call(msgspec.Struct, gc=False):
         """Take the tokens that an engine counted from the end of its answer, if it says them."""
         at = text.rfind(b'"usage":')
         if at >= 0:
-            self.prompt_tokens = _number(text, b'prompt_tokens":', at) or _number(text, b'input_tokens":', at)
-            self.completion_tokens = _number(text, b'completion_tokens":', at) or _number(text, b'output_tokens":', at)
+            self.prompt_tokens = _number(_PROMPT.search(text, at))
+            self.completion_tokens = _number(_COMPLETION.search(text, at))
 
 
-def _number(text: bytes, name: bytes, start: int) -> int:
-    """The whole number behind a name; 0 if there is none."""
-    at = text.find(name, start)
-    if at < 0:
-        return 0
-    begin = at + len(name)
-    digits = text[begin : begin + 20].partition(b",")[0].partition(b"}")[0].strip()
-    return int(digits) if digits.isdigit() else 0
+def _number(found: re.Match[bytes] | None) -> int:
+    return int(found.group(1)) if found is not None else 0

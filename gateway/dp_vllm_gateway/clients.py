@@ -6,8 +6,7 @@ file relies on (its version is pinned, and a test asserts each):
 
 - `RequestHandler.start()` serves a connection, and is what `connection_lost()` cancels (`handler_cancellation`);
 - `_messages`, `_waiter`, `_current_request`, `_parser.message_consumed()`: parsed requests, and how to await the next;
-- `_handle_request()` turns exceptions into responses through `handle_error()`, and sends what is not sent yet;
-- `finish_response()` sends a response, but one that was sent already; `_upgraded`: a WebSocket was asked for;
+- `finish_response()` sends a response that was not sent yet; `_upgraded`: a WebSocket was asked for;
 - `_make_error_handler()` and `ERROR` stand for a request that is not HTTP;
 - `_keepalive_handle`, `_next_keepalive_close_time`, `_process_keepalive()` close idle connections;
 - `_reading_paused`, `_buffer_paused`, `_msg_queue_resume_size`, `_resume_reading_if_drained()` bound pipelining;
@@ -16,6 +15,7 @@ file relies on (its version is pinned, and a test asserts each):
 """
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any, Final
@@ -96,18 +96,25 @@ class _Client(RequestHandler):
         task = self._task_handler
         assert task is not None
         request = web.BaseRequest(message, payload, self, writer, task, self._loop)
+        self._current_request = request
         try:
-            response, client_left = await self._handle_request(request, None, handler)
+            response = await handler(request)
+            if isinstance(response, Sent) and not self._upgraded:
+                return response.keep_alive
+            response, client_left = await self.finish_response(request, response, None)
         except ConnectionError:
             return False
+        except Exception as error:
+            return await self._fail(request, error)
+        finally:
+            self._current_request = None
         return not client_left and bool(response.keep_alive)
 
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        if isinstance(resp, Sent) and not self._upgraded:
-            return resp, False
-        return await super().finish_response(request, resp, start_time)
+    async def _fail(self, request: web.BaseRequest, error: Exception) -> bool:
+        """Tell the client of an error of the gateway's own, if it has nothing yet; the connection is closed."""
+        with contextlib.suppress(ConnectionError):
+            await self.finish_response(request, self.handle_error(request, 500, error), None)
+        return False
 
     async def _drop(self, payload: StreamReader) -> None:
         """Read the rest of a body that was not wanted; close if it does not end."""

@@ -8,7 +8,6 @@ from bisect import bisect_left
 from collections.abc import Collection
 from typing import Final
 
-from dp_vllm.engine.routes import route_of
 from dp_vllm_gateway.call import Call
 
 FIRST_TOKEN_BOUNDS: Final = (
@@ -82,7 +81,7 @@ class Metrics:
 
     def record(self, call: Call) -> None:
         """Count a request that has ended."""
-        route = route_of(call.method, call.path).path or OTHER_ROUTE
+        route = call.route or OTHER_ROUTE
         times = self.times.get(route)
         if times is None:
             times = self.times[route] = Times()

@@ -162,7 +162,7 @@ def test_what_was_sent_to_every_replica_is_counted_from_one_scrape_to_the_next(
 
 
 def call(replica: str, took_seconds: float) -> Call:
-    ended = Call("id", "POST", "/v1/completions", 0.0)
+    ended = Call("id", "POST", "/v1/completions", 0.0, "/v1/completions")
     ended.status, ended.replica, ended.attempts, ended.ended_at = 200, replica, 1, took_seconds
     return ended
 
