@@ -64,6 +64,8 @@ class Attempt:
     _until_eof = False
     """Only the connection's end told where the body ends."""
     _paused_at = 0.0
+    _seen_chunks = 0
+    """How many there were at the last check; a clock at each chunk would cost more."""
     _flows = False
     """Events are being passed on, and the last piece ended with one."""
     _tail = b""
@@ -134,7 +136,6 @@ class Attempt:
                 if token in data:
                     break
             else:  # whole events, none of which is more than content: nearly every piece of nearly every stream
-                self._since = self._loop.time()
                 self._call.chunks += 1
                 self.last = data
                 self._relay.body(data)
@@ -176,7 +177,6 @@ class Attempt:
             if not data and not complete:
                 return
             self._commit(self._head.length)
-        self._since = self._loop.time()
         self._call.chunks += 1
         if complete:
             self._relay.end(data)
@@ -210,7 +210,6 @@ class Attempt:
         self._events(whole[start:] + tail, complete)
 
     def _events(self, data: bytes, complete: bool) -> None:
-        self._since = self._loop.time()
         self._call.chunks += 1
         whole, self._tail = sse.split(self._tail + data)
         if complete or len(self._tail) > HOLD_BYTES:
@@ -293,6 +292,9 @@ class Attempt:
                 self._connection.close()
                 self._relay.cut()
                 self._end(Passed.BROKEN)
+        elif self._call.chunks != self._seen_chunks:
+            self._seen_chunks = self._call.chunks
+            self._since = now
         elif self._committed:
             if now - self._since > limits.chunk_seconds:
                 self._break(f"the replica sent nothing for {limits.chunk_seconds:g} s")

@@ -67,9 +67,11 @@ class Connection(asyncio.Protocol):
         "_on_closed",
         "_out",
         "_parser",
+        "_pieces",
         "_to_head",
         "closed",
         "idle_since",
+        "on_body",
         "transport",
     )
 
@@ -79,6 +81,8 @@ class Connection(asyncio.Protocol):
         self._on_closed = on_closed
         self._exchange: Exchange | None = None
         self._out: list[bytes] = []
+        self._pieces = 0
+        self.on_body = self._out.append  # llhttp calls it with each piece of a body: without a function of ours between
         self._complete = False
         self._parser = httptools.HttpResponseParser(self)
         self.closed = False
@@ -135,6 +139,7 @@ class Connection(asyncio.Protocol):
     def _pass_on(self, exchange: Exchange) -> None:
         out = self._out
         if self._complete:
+            del out[self._pieces :]  # what follows the answer is not the client's
             self._exchange = None
         elif not out:
             return
@@ -192,17 +197,15 @@ class Connection(asyncio.Protocol):
         self._head_done = True
         self._exchange.on_head(status, headers)
         if self._to_head:
+            self._pieces = 0
             self._complete = True  # the parser waits for a body that will not come: the connection is not used again
-
-    def on_body(self, body: bytes) -> None:
-        if not self._complete:
-            self._out.append(body)
 
     def on_message_complete(self) -> None:
         if self._complete:  # what followed the answer to a HEAD
             return
         if self._head_done:
             self._complete = True
+            self._pieces = len(self._out)
             self._keep_open = bool(self._parser.should_keep_alive())
         else:  # 100 or 103
             self._headers = []
