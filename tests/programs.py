@@ -106,12 +106,14 @@ def python(*arguments: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def sim(log_dir: Path, *flags: str, model: str = "demo/model", port: int | None = None) -> Iterator[Program]:
+def sim(
+    log_dir: Path, *flags: str, model: str = "demo/model", host: str = "127.0.0.1", port: int | None = None
+) -> Iterator[Program]:
     """One simulated engine on a TCP port of its own, ready."""
     port = port or free_port()
-    url = f"http://127.0.0.1:{port}"
-    argv = python("-m", "dp_vllm.sim", model, "--host", "127.0.0.1", "--port", str(port), *flags)
-    with running(argv, log_dir / f"sim-{port}.log", url=url, ready=lambda: answers(url + "/health")) as program:
+    url = f"http://{host}:{port}"
+    argv = python("-m", "dp_vllm.sim", model, "--host", host, "--port", str(port), *flags)
+    with running(argv, log_dir / f"sim-{host}-{port}.log", url=url, ready=lambda: answers(url + "/health")) as program:
         yield program
 
 
@@ -122,4 +124,16 @@ def gateway(log_dir: Path, *flags: str, port: int | None = None) -> Iterator[Pro
     url = f"http://127.0.0.1:{port}"
     argv = python("-m", "dp_vllm_gateway", "--host", "127.0.0.1", "--port", str(port), *flags)
     with running(argv, log_dir / f"gateway-{port}.log", url=url, ready=lambda: answers(url + "/ready")) as program:
+        yield program
+
+
+@contextlib.contextmanager
+def operator(log_dir: Path, kubeconfig: Path, *flags: str, env: Mapping[str, str] | None = None) -> Iterator[Program]:
+    """One operator that is logged in and watches; `url` is that of its health, with /metrics."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    argv = python("-m", "dp_vllm_operator", "--health-port", str(port), *flags)
+    variables = {**(env or {}), "KUBECONFIG": str(kubeconfig)}
+    log = log_dir / f"operator-{port}.log"
+    with running(argv, log, url=url, ready=lambda: answers(url + "/readyz"), env=variables) as program:
         yield program

@@ -162,16 +162,17 @@ class Engine:
     asked: list[Asked] = field(default_factory=list)
     """What clients asked, in order."""
     port: int = field(default_factory=programs.free_port)
+    host: str = "127.0.0.1"
     _listener: socket.socket | None = None
     _open: set[socket.socket] = field(default_factory=set)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def up(self) -> None:
         """Listen, from now on."""
-        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=512)
+        self._listener = socket.create_server((self.host, self.port), backlog=512)
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def down(self) -> None:

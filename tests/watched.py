@@ -18,13 +18,13 @@ class Scrape:
     def __init__(self, text: bytes) -> None:
         self._samples = [s for family in text_string_to_metric_families(text.decode()) for s in family.samples]
 
-    def value(self, name: str, **labels: str) -> float:
+    def value(self, name: str, /, **labels: str) -> float:
         """The sum of all samples of that name that have these labels; 0 if there is none."""
         return sum(s.value for s in self._samples if s.name == name and labels.items() <= s.labels.items())
 
     def since(self, before: "Scrape") -> Callable[..., float]:
         """`value` of what was counted after another scrape."""
-        return lambda name, **labels: self.value(name, **labels) - before.value(name, **labels)
+        return lambda name, /, **labels: self.value(name, **labels) - before.value(name, **labels)
 
     def labels(self, name: str, label: str) -> set[str]:
         """The values that a label has."""

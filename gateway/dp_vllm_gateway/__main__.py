@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import json
 import os
+import re
 import resource
 import sys
 from collections.abc import Callable
@@ -13,10 +14,9 @@ from typing import Any, Final
 
 import click
 
-from dp_vllm import names
-from dp_vllm.errors import BadSettings, DpVllmError
-from dp_vllm_gateway import log_format
-from dp_vllm_gateway.config import Cors, GatewayConfig, Limits, Tls
+from dp_vllm import log_format, names
+from dp_vllm.errors import BadSettings, DpVllmError, UserError
+from dp_vllm_gateway.config import Cors, GatewayConfig, KubernetesModel, Limits, Tls
 from dp_vllm_gateway.discovery import static
 from dp_vllm_gateway.pick import Policy
 from dp_vllm_gateway.server import run
@@ -29,6 +29,8 @@ except ImportError:  # not on this platform
 
 GARBAGE_OBJECTS: Final = 50_000
 """How many more objects may live before cyclic garbage is looked for: requests leave hardly any."""
+
+_KUBERNETES_NAME: Final = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 def _json_list(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -57,6 +59,8 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command(context_settings={"max_content_width": 100})
 @click.option("--replica", "replicas", multiple=True, metavar="URL", help="An engine: http://HOST:PORT or unix:/PATH.")
 @click.option("--endpoints-file", type=click.Path(path_type=Path), help="The supervisor's file, instead of --replica.")
+@click.option("--kubernetes-model", metavar="NAME", help="A DPModel whose pods are the engines, instead of --replica.")
+@click.option("--namespace", metavar="NAME", help="The DPModel's.  [default: POD_NAMESPACE, else that of the login]")
 @click.option("--host", default=None, help="Address to listen on.  [default: all]")
 @click.option("--port", type=click.IntRange(1, 65535), default=names.DEFAULT_PORT, show_default=True)
 @click.option("--uds", type=click.Path(path_type=Path), help="Listen on a unix socket instead.")
@@ -98,14 +102,16 @@ def main(**given: Any) -> None:
 
 
 def _config(given: dict[str, Any]) -> GatewayConfig:
-    if bool(given["replicas"]) == bool(given["endpoints_file"]):
-        raise BadSettings("say which engines: --replica http://HOST:PORT (repeatable), or --endpoints-file PATH")
+    if sum(bool(given[source]) for source in ("replicas", "endpoints_file", "kubernetes_model")) != 1:
+        choice = "--replica http://HOST:PORT (repeatable), --endpoints-file PATH or --kubernetes-model NAME"
+        raise BadSettings(f"say in one way which engines: {choice}")
     root_path = given["root_path"].rstrip("/")
     if root_path and not root_path.startswith("/"):
         raise BadSettings(f"--root-path {root_path!r} is not allowed; it begins with /")
     return GatewayConfig(
         replicas=tuple(static.address_of(url) for url in given["replicas"]),
         endpoints_file=given["endpoints_file"],
+        kubernetes=_kubernetes(given["kubernetes_model"], given["namespace"]),
         host=given["host"],
         port=given["port"],
         uds=given["uds"],
@@ -126,6 +132,24 @@ def _config(given: dict[str, Any]) -> GatewayConfig:
         access_log=not given["no_access_log"],
         limits=Limits(**{limit.name: given[limit.name] for limit in dataclasses.fields(Limits)}),
     )
+
+
+def _kubernetes(model: str | None, namespace: str | None) -> KubernetesModel | None:
+    if model is None:
+        if namespace is not None:
+            raise BadSettings("--namespace needs --kubernetes-model too")
+        return None
+    namespace = namespace or os.environ.get("POD_NAMESPACE") or None
+    for flag, name in (("--kubernetes-model", model), ("--namespace", namespace)):
+        if name is not None and not _KUBERNETES_NAME.fullmatch(name):
+            raise BadSettings(f"{flag} {name!r} is not allowed; such names are of a-z, 0-9 and -, at most 63 of them")
+    try:
+        import dp_vllm_gateway.discovery.kubernetes  # noqa: F401 - early, so that no collection of garbage walks it
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "kubernetes":
+            raise
+        raise UserError("--kubernetes-model needs the Kubernetes client: pip install 'dp-vllm[kubernetes]'") from error
+    return KubernetesModel(name=model, namespace=namespace)
 
 
 def _keys_from_environment() -> tuple[str, ...]:

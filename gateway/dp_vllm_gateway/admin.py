@@ -3,7 +3,6 @@
 The socket's file is its lock: nobody but the gateway's own user can open it.
 """
 
-import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,24 +10,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from aiohttp import web
 
 from dp_vllm_gateway import replies, sockets
-from dp_vllm_gateway.app import Gateway
 from dp_vllm_gateway.config import GatewayConfig
-from dp_vllm_gateway.pool import Pool
-from dp_vllm_gateway.state import state_of
+from dp_vllm_gateway.own import OwnAnswers
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @contextlib.asynccontextmanager
-async def listening(config: GatewayConfig, gateway: Gateway, pool: Pool) -> AsyncIterator[None]:
+async def listening(config: GatewayConfig, own: OwnAnswers) -> AsyncIterator[None]:
     """Serve both, as far as they are asked for. Raises UserError if one cannot be."""
     async with contextlib.AsyncExitStack() as stack:
         if config.admin_socket is not None:
             listener = stack.enter_context(sockets.unix(config.admin_socket, "--admin-socket", mode=0o600))
-            await stack.enter_async_context(_serving(_admin(gateway, pool), listener))
+            await stack.enter_async_context(_serving(_admin(own), listener))
         if config.metrics_port is not None:
             listener = stack.enter_context(sockets.tcp(config.host, config.metrics_port, "--metrics-port"))
-            await stack.enter_async_context(_serving(_metrics(gateway), listener))
+            await stack.enter_async_context(_serving(_metrics(own), listener))
         yield
 
 
@@ -46,18 +43,17 @@ async def _serving(application: web.Application, listener: socket.socket) -> Asy
 # what is answered
 
 
-def _metrics(gateway: Gateway) -> web.Application:
+def _metrics(own: OwnAnswers) -> web.Application:
     application = web.Application(middlewares=[_errors_as_json])
-    application.router.add_get("/health", _answer(gateway.health))
-    application.router.add_get("/ready", _answer(gateway.ready))
-    application.router.add_get("/metrics", _answer(gateway.metrics))
+    application.router.add_get("/health", _answer(own.health))
+    application.router.add_get("/ready", _answer(own.ready))
+    application.router.add_get("/metrics", _answer(own.metrics))
     return application
 
 
-def _admin(gateway: Gateway, pool: Pool) -> web.Application:
-    application = _metrics(gateway)
-    loop = asyncio.get_running_loop()
-    application.router.add_get("/state", _answer(lambda: replies.json_reply(state_of(pool, loop.time()))))
+def _admin(own: OwnAnswers) -> web.Application:
+    application = _metrics(own)
+    application.router.add_get("/state", _answer(own.state))
     return application
 
 

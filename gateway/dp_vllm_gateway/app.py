@@ -14,12 +14,14 @@ from dp_vllm_gateway.body import Bodies
 from dp_vllm_gateway.broadcast import Broadcasts
 from dp_vllm_gateway.call import Call
 from dp_vllm_gateway.config import GatewayConfig
-from dp_vllm_gateway.exposition import CONTENT_TYPE, Exposition
+from dp_vllm_gateway.discovery.contact import Contact
+from dp_vllm_gateway.exposition import Exposition
 from dp_vllm_gateway.facts import BadJson, Facts, facts_of
 from dp_vllm_gateway.headers import Incoming
 from dp_vllm_gateway.journal import Journal
 from dp_vllm_gateway.keys import Keys
 from dp_vllm_gateway.metrics import Metrics
+from dp_vllm_gateway.own import OwnAnswers
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.proxy import Outgoing, Proxy
 from dp_vllm_gateway.relay import Relay
@@ -37,7 +39,9 @@ _BY_ALL: Final = (Reach.ALL, Reach.MERGED)
 class Gateway:
     """Handles every request of the endpoint."""
 
-    def __init__(self, config: GatewayConfig, pool: Pool, keys: Keys, journal: Journal | None) -> None:
+    def __init__(
+        self, config: GatewayConfig, pool: Pool, keys: Keys, journal: Journal | None, contact: Contact
+    ) -> None:
         self._config = config
         self._pool = pool
         self._keys = keys
@@ -48,10 +52,12 @@ class Gateway:
         self._merged = merged.Merged(config, pool)
         self._journal = journal
         self._metrics = Metrics()
-        self._exposition = Exposition(self._metrics, pool, self._bodies)
+        exposition = Exposition(self._metrics, pool, self._bodies, contact)
+        self.own = OwnAnswers(pool, keys, contact, exposition, ending=lambda: self.ending)
         self._loop = asyncio.get_running_loop()
         self._id_prefix = secrets.token_hex(4)
         self._id_numbers = itertools.count(1)
+        self._moves_clients = config.kubernetes is not None
         self.ending = False
         """The gateway was told to end: what is under way goes on, nothing new begins."""
 
@@ -96,15 +102,15 @@ class Gateway:
         if call.method == "OPTIONS":
             return self._own(call, incoming, cors.preflight(self._config.cors, request.headers))
         if path == "/health":
-            return self._own(call, incoming, self.health())
+            return self._own(call, incoming, self.own.health())
         if path == "/ready":
-            return self._own(call, incoming, self.ready())
+            return self._own(call, incoming, self.own.ready())
         offer = websockets.offered(request) if b"upgrade" in incoming.read else None
         self._guard(path, incoming.bearer() or (offer.key if offer else None), call)
         if path == "/metrics" and call.method in ("GET", "HEAD"):
-            return self._own(call, incoming, self.metrics())
+            return self._own(call, incoming, self.own.metrics())
         if self.ending:
-            raise refusals.shutting_down()
+            self._take_last(relay, offer)
         self._judge_route(route, path)
         if offer is not None:
             lines = self._request_lines(incoming, _id_line(call))
@@ -127,6 +133,12 @@ class Gateway:
                 headers={"WWW-Authenticate": "Bearer"},
             )
         call.key = name
+
+    def _take_last(self, relay: Relay, offer: websockets.Offered | None) -> None:
+        """The gateway ends: refuse the request, or, if others take over, answer it and let the client move to them."""
+        if not self._moves_clients or offer is not None:
+            raise refusals.shutting_down()
+        relay.last()
 
     def _judge_route(self, route: Route, path: str) -> None:
         if route.reach is Reach.NEVER and not self._config.allow_unsafe_routes:
@@ -202,32 +214,13 @@ class Gateway:
                     lines += b"%b: %b\r\n" % (name, incoming.read[name])
         return lines
 
-    # what the gateway answers itself
-
-    def metrics(self) -> web.Response:
-        """The gateway's own metrics and the engines'."""
-        text = self._exposition.text(self._loop.time())
-        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
-
-    def health(self) -> web.Response:
-        """Whether a replica is available."""
-        if self._pool.available and not self.ending:
-            return web.Response(status=200)
-        refusal = refusals.no_replica([member.endpoint for member in self._pool.members()])
-        return replies.error(refusal.status, refusal.message, code=refusal.code, headers=refusal.headers)
-
-    def ready(self) -> web.Response:
-        """Whether the gateway itself works."""
-        unseen = self._pool.unseen()
-        if self._keys.problem:
-            return replies.error(503, self._keys.problem, code="no_keys")
-        if self.ending or not self._pool.known or unseen:
-            return replies.error(503, f"not every replica was looked at yet: {', '.join(unseen)}", code="not_ready")
-        return web.Response(status=200)
+    # answers of the gateway's own
 
     def _own(self, call: Call, incoming: Incoming, response: web.Response) -> web.Response:
         call.status = response.status
         response.headers["x-request-id"] = call.id
+        if self.ending:
+            response.force_close()
         response.headers.update(cors.headers(self._config.cors, incoming.read.get(b"origin")))
         return response
 

@@ -18,7 +18,8 @@ from dp_vllm_gateway import refusals
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.fetch import Fetched, fetch
 from dp_vllm_gateway.lasting import Change, Lasting
-from dp_vllm_gateway.pool import Member, Pool
+from dp_vllm_gateway.member import Member
+from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.proxy import Outgoing
 from dp_vllm_gateway.replies import TYPES
 from dp_vllm_gateway.upstream import UpstreamError
@@ -89,9 +90,9 @@ class Broadcasts:
             return True
 
     async def _to_all(self, out: Outgoing) -> dict[str, Result]:
-        members = [member for member in self._pool.members() if member.endpoint.state is State.READY]
+        members = [m for m in self._pool.members() if m.endpoint.state is State.READY or m.serves(State.UNREADY)]
         if not any(member.healthy for member in members):
-            raise refusals.no_replica([member.endpoint for member in self._pool.members()])
+            raise refusals.no_replica(self._pool)
         with contextlib.ExitStack() as leases:
             for member in members:
                 leases.enter_context(self._pool.lease(member, _NOBODYS))

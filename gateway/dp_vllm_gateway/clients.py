@@ -1,8 +1,8 @@
 """Connections from clients: aiohttp's request handler, with a leaner loop around each request.
 
 aiohttp makes a task of every request; ours serves it within the connection's own task, which is what a client's
-departure cancels. That is a third of the framework's cost (bench/README.md). Of what aiohttp does not publish, this
-file relies on (its version is pinned, and a test asserts each):
+departure cancels (docs/adr/0002). Of what aiohttp does not publish, this file relies on (its version is pinned, and a
+test asserts each):
 
 - `RequestHandler.start()` serves a connection, and is what `connection_lost()` cancels (`handler_cancellation`);
 - `_messages`, `_waiter`, `_current_request`, `_parser.message_consumed()`: parsed requests, and how to await the next;
@@ -52,6 +52,11 @@ class _Client(RequestHandler):
     def resume_reading(self, resume_parser: bool = True) -> None:
         if self._reading_paused:  # aiohttp resumes after every piece of a body, parses nothing and polls the socket
             super().resume_reading(resume_parser)
+
+    @property
+    def asks(self) -> bool:
+        """It has sent a request that is not answered yet."""
+        return self._current_request is not None or bool(self._messages)
 
     async def start(self) -> None:
         try:
@@ -161,6 +166,14 @@ class Server(web.Server):
         super().__init__(handler, handler_cancellation=True)
         self._head_bytes = head_bytes
         self._idle_client_seconds = idle_client_seconds
+
+    def open(self) -> bool:
+        """Whether any client is connected."""
+        return bool(self.connections)
+
+    def busy(self) -> bool:
+        """Whether any client waits for an answer."""
+        return any(isinstance(client, _Client) and client.asks for client in self.connections)
 
     def __call__(self) -> RequestHandler:
         return _Client(

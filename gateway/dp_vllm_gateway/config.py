@@ -50,6 +50,15 @@ class Cors:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KubernetesModel:
+    """A DPModel whose pods are the replicas."""
+
+    name: str
+    namespace: str | None = None
+    """None: that of the login."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayConfig:
     """Everything that one gateway process is told."""
 
@@ -57,6 +66,8 @@ class GatewayConfig:
     """Addresses of engines that somebody else started: `host:port` or `unix:/path`."""
     endpoints_file: Path | None = None
     """The supervisor's file, instead of `replicas`."""
+    kubernetes: KubernetesModel | None = None
+    """The pods of a cluster, instead of both."""
     host: str | None = None
     port: int = names.DEFAULT_PORT
     uds: Path | None = None

@@ -12,8 +12,10 @@ from prometheus_client.utils import floatToGoString
 from dp_vllm.endpoints import State
 from dp_vllm_gateway import engine_metrics
 from dp_vllm_gateway.body import Bodies
+from dp_vllm_gateway.discovery.contact import Contact
+from dp_vllm_gateway.member import Member
 from dp_vllm_gateway.metrics import Histogram, Metrics, Times
-from dp_vllm_gateway.pool import Member, Pool
+from dp_vllm_gateway.pool import Pool
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -27,10 +29,11 @@ _Values = Iterable[tuple[str, float]]
 class Exposition:
     """Asks the owners of all that is counted, each time that a scrape wants to know."""
 
-    def __init__(self, metrics: Metrics, pool: Pool, bodies: Bodies) -> None:
+    def __init__(self, metrics: Metrics, pool: Pool, bodies: Bodies, contact: Contact) -> None:
         self._metrics = metrics
         self._pool = pool
         self._bodies = bodies
+        self._contact = contact
         self._process = ProcessCollector(registry=None)
 
     def text(self, now: float) -> bytes:
@@ -46,6 +49,11 @@ class Exposition:
         yield from _replicas(members, now)
         yield GaugeMetricFamily("dp_vllm_body_bytes", "Bytes of request bodies held", self._bodies.held_bytes)
         yield GaugeMetricFamily("dp_vllm_endpoints_generation", "The set of endpoints in use", self._pool.generation)
+        age = self._contact.age_seconds(now)
+        if age is not None:
+            yield GaugeMetricFamily(
+                "dp_vllm_endpoints_age_seconds", "Since the API server last said something of the replicas", age
+            )
 
 
 class _Collected(Collector):
@@ -58,7 +66,7 @@ class _Collected(Collector):
 
 def _lives(member: Member) -> bool:
     """Whether the last look at the endpoint's metrics tells of an engine that is still there."""
-    return member.healthy and member.endpoint.state in (State.READY, State.DRAINING)
+    return member.healthy and member.endpoint.state in (State.READY, State.UNREADY, State.DRAINING)
 
 
 def _requests(metrics: Metrics) -> Iterator[Metric]:
@@ -94,7 +102,9 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
 
 
 def _replicas(members: Sequence[Member], now: float) -> Iterator[Metric]:
-    yield _gauge("available", "1: healthy and not draining", ((m.name, m.available()) for m in members))
+    yield _gauge("available", "1: healthy and not draining", ((m.name, m.available) for m in members))
+    unready = ((m.name, m.available and m.endpoint.state is State.UNREADY) for m in members)
+    yield _gauge("used_unready", "1: used, not being called ready, because no other one serves", unready)
     yield _gauge("ejected", "1: left out, could not be reached", ((m.name, m.ejected_until > now) for m in members))
     yield _gauge("requests", "Requests that it works on", ((m.name, m.requests) for m in members))
     yield _gauge("sequences", "Sequences that these ask for", ((m.name, m.sequences) for m in members))

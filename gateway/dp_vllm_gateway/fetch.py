@@ -3,7 +3,7 @@
 import asyncio
 from typing import NamedTuple
 
-from dp_vllm_gateway.pool import Member
+from dp_vllm_gateway.member import Member
 from dp_vllm_gateway.upstream import Headers, UpstreamError
 
 

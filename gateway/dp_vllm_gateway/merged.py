@@ -13,7 +13,8 @@ from dp_vllm.engine.routes import Reach, route_of
 from dp_vllm_gateway import refusals
 from dp_vllm_gateway.config import GatewayConfig
 from dp_vllm_gateway.fetch import Fetched, fetch
-from dp_vllm_gateway.pool import Member, Pool
+from dp_vllm_gateway.member import Member
+from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.proxy import Outgoing
 from dp_vllm_gateway.replies import Refusal
 from dp_vllm_gateway.upstream import UpstreamError
@@ -51,9 +52,9 @@ class Merged:
             raise Refusal(502, f"a replica's {out.route.path} cannot be read: {error}") from error
 
     async def _ask_all(self, out: Outgoing) -> list[Fetched]:
-        members = [member for member in self._pool.members() if member.available()]
+        members = [member for member in self._pool.members() if member.available]
         if not members:
-            raise refusals.no_replica([member.endpoint for member in self._pool.members()])
+            raise refusals.no_replica(self._pool)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._ask(member, out)) for member in members]
         answers = [answer for task in tasks if (answer := task.result()) is not None]

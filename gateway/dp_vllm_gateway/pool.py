@@ -5,17 +5,14 @@ see snapshots. A lease is taken and given back by `with`, so in-flight is back t
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, NamedTuple
-
-import msgspec
+from typing import Final
 
 from dp_vllm import names
 from dp_vllm.endpoints import Endpoint, EndpointSet, State
 from dp_vllm_gateway.facts import Facts
+from dp_vllm_gateway.member import Member, Prefill, Seen
 from dp_vllm_gateway.pick import PREFILL_TOKENS_PER_SECOND
 from dp_vllm_gateway.upstream import Connections
 
@@ -29,64 +26,6 @@ FAILED_PROBES: Final = 3
 
 PANIC_SHARE: Final = 0.5
 """If more than this share of the endpoints is ejected, ejections are not believed: they would bury the rest."""
-
-
-class Prefill(msgspec.Struct, gc=False):
-    """A prompt that is taken to have been read at some time, because nobody tells when an answer is not streamed."""
-
-    done_at: float
-    tokens: int
-
-
-@dataclass(slots=True)
-class Member:
-    """What the pool knows of one endpoint."""
-
-    endpoint: Endpoint
-    connections: Connections
-    host: bytes
-    """The Host header's value."""
-    answer_line: bytes
-    """The header line that tells a client who answered it."""
-    healthy: bool = False
-    probed: bool = False
-    failed_probes: int = 0
-    failed_connections: int = 0
-    ejected_until: float = 0.0
-    ejections: int = 0
-    sequences: int = 0
-    requests: int = 0
-    waiting_tokens: int = 0
-    prefills: deque[Prefill] = field(default_factory=deque)
-    models: frozenset[str] = frozenset()
-    scrape: bytes = b""
-    """The engine's `/metrics`, as last read."""
-
-    lives: int = 0
-    """How often it became healthy."""
-
-    @property
-    def name(self) -> str:
-        return self.endpoint.name
-
-    @property
-    def life(self) -> str:
-        """Another one after each death of the engine, as far as is known."""
-        return f"{self.endpoint.name} {self.endpoint.incarnation} {self.lives}"
-
-    def available(self) -> bool:
-        """Healthy and not draining, as far as is known."""
-        return self.endpoint.state is State.READY and self.healthy
-
-
-class Seen(NamedTuple):
-    """What one look at an endpoint found."""
-
-    healthy: bool
-    certain: bool
-    """Nobody listens, or the engine itself says that it is dead: no second look is needed."""
-    models: frozenset[str] | None = None
-    scrape: bytes | None = None
 
 
 class Lease:
@@ -126,6 +65,8 @@ class Pool:
 
     def __init__(self, *, connect_seconds: float, clock: Callable[[], float]) -> None:
         self._members: dict[str, Member] = {}
+        self._leaving: list[Member] = []
+        """No longer endpoints of ours, but requests are in flight on them."""
         self._connect_seconds = connect_seconds
         self._clock = clock
         self._changed = asyncio.Event()
@@ -137,19 +78,31 @@ class Pool:
         self.several_models = False
         """Whether the endpoints serve different models, so that a request's `model` decides."""
         self.generation = 0
+        self.why_none = ""
         self.known = False
         """Whether discovery has said what exists."""
+        self.looked = False
+        """Whether every endpoint that was ready when discovery first spoke has been looked at since."""
 
     # what discovery and probes say
 
     def sync(self, endpoints: EndpointSet) -> None:
-        """Make the pool hold exactly these endpoints. One with a new incarnation or address is a new one."""
+        """Make the pool hold exactly these endpoints. One with a new incarnation or address is a new one.
+
+        The old one's engine has ended then, and so do its requests. Those of an endpoint that is not named any more go
+        on: somebody may have taken it out of the set while it works.
+        """
         wanted = {endpoint.name: endpoint for endpoint in endpoints.endpoints}
         for name, member in list(self._members.items()):
             new = wanted.get(name)
-            if new is None or _other_engine(member.endpoint, new):
+            if new is not None and not _other_engine(member.endpoint, new):
+                continue
+            del self._members[name]
+            member.available = False
+            if new is None:
+                self._leaving.append(member)
+            else:
                 member.connections.close()
-                del self._members[name]
         for name, endpoint in wanted.items():
             present = self._members.get(name)
             if present is None:
@@ -158,8 +111,17 @@ class Pool:
             else:
                 present.endpoint = endpoint
         self.generation = endpoints.generation
+        self.why_none = endpoints.why_none
         self.known = True
+        self.tidy()
         self._notify()
+
+    def tidy(self) -> None:
+        """Forget the endpoints that left, once their last request has ended."""
+        for member in self._leaving:
+            if not member.requests:
+                member.connections.close()
+        self._leaving = [member for member in self._leaving if member.requests]
 
     def observe(self, name: str, incarnation: str, seen: Seen) -> None:
         """Take in what a probe found; ignored if the endpoint is no longer the one that was looked at."""
@@ -234,7 +196,7 @@ class Pool:
     @property
     def in_flight(self) -> int:
         """Requests that hold a lease."""
-        return sum(member.requests for member in self._members.values())
+        return sum(member.requests for member in (*self._members.values(), *self._leaving))
 
     # leases
 
@@ -283,8 +245,19 @@ class Pool:
     def _notify(self) -> None:
         models = {member.models for member in self._members.values() if member.models}
         self.several_models = len(models) > 1
-        self._available = [member for member in self._members.values() if member.available()]
+        self.looked = self.looked or (self.known and not self.unseen())
+        self._choose_available()
         self.wake()
+
+    def _choose_available(self) -> None:
+        """Endpoints that are not called ready are used only where no other one serves."""
+        members = self._members.values()
+        self._available = [member for member in members if member.serves(State.READY)]
+        self._available = self._available or [member for member in members if member.serves(State.UNREADY)]
+        for member in members:
+            member.available = False
+        for member in self._available:
+            member.available = True
 
 
 def _other_engine(old: Endpoint, new: Endpoint) -> bool:

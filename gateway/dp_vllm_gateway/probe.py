@@ -8,7 +8,8 @@ import msgspec
 
 from dp_vllm.endpoints import State
 from dp_vllm_gateway.fetch import fetch
-from dp_vllm_gateway.pool import Member, Pool, Seen
+from dp_vllm_gateway.member import Member, Seen
+from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.upstream import UpstreamError
 
 EAGER_SECONDS: Final = 0.5
@@ -62,7 +63,7 @@ class Probes:
         members = {
             (member.name, member.endpoint.incarnation): member
             for member in self._pool.members()
-            if member.endpoint.state in (State.READY, State.DRAINING)
+            if member.endpoint.state in (State.READY, State.UNREADY, State.DRAINING)
         }
         self._next = {key: at for key, at in self._next.items() if key in members}
         due = [m for key, m in members.items() if self._next.get(key, 0.0) <= now and key not in self._looking]

@@ -15,7 +15,8 @@ from dp_vllm_gateway.config import GatewayConfig
 from dp_vllm_gateway.deaths import Deaths
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.homes import Homes
-from dp_vllm_gateway.pool import Lease, Member, Pool
+from dp_vllm_gateway.member import Member
+from dp_vllm_gateway.pool import Lease, Pool
 from dp_vllm_gateway.relay import Relay
 from dp_vllm_gateway.retry import Failure, Verdict
 
@@ -96,7 +97,7 @@ class Proxy:
         else:
             return None
         member = self._pool.member(name) if name is not None else None
-        return member if member is not None and member.available() else None
+        return member if member is not None and member.available else None
 
     # one attempt
 

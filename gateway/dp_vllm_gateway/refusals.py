@@ -22,6 +22,9 @@ _AFTER: Final[dict[Failure, tuple[int, str]]] = {
     Failure.STOPPED: (503, "shutting_down"),
 }
 
+TOLD_MOST: Final = 8
+"""Of so many replicas a refusal tells how they are."""
+
 NO_RETRY: Final = {"x-should-retry": "false"}
 """OpenAI's client repeats every 5xx by itself; this stops it where a repeat does harm."""
 
@@ -61,16 +64,19 @@ def none_fits(pool: Pool, facts: Facts) -> Refusal:
             return model_missing(models)
         if facts.model not in models:
             return model_unknown(facts.model, models)
-    return no_replica([member.endpoint for member in pool.members()])
+    return no_replica(pool)
 
 
-def no_replica(endpoints: Sequence[Endpoint]) -> Refusal:
+def no_replica(pool: Pool) -> Refusal:
     """Nothing can be picked now. Says how far each start is, so that a waiting person knows what for."""
-    message = f"no replica is available (0 of {len(endpoints)})" if endpoints else "no replica is known yet"
+    endpoints = [member.endpoint for member in pool.members()]
+    message = f"no replica is available (0 of {len(endpoints)})" if endpoints else pool.why_none
     told = [_told(endpoint) for endpoint in endpoints if endpoint.state is not State.READY or endpoint.message]
-    starting = any(endpoint.state is State.STARTING for endpoint in endpoints)
-    message = "; ".join([message, *told])
-    return unavailable(503, message, retry_after_seconds=5 if starting else 1, code="no_ready_replica")
+    if len(told) > TOLD_MOST:
+        told[TOLD_MOST:] = [f"and {len(told) - TOLD_MOST} more"]
+    message = "; ".join([message or "no replica is known yet", *told])
+    later = bool(pool.why_none) or any(endpoint.state in (State.STARTING, State.UNREADY) for endpoint in endpoints)
+    return unavailable(503, message, retry_after_seconds=5 if later else 1, code="no_ready_replica")
 
 
 def shutting_down() -> Refusal:

@@ -67,6 +67,10 @@ class Relay:
         self.begun = False
         self.ended = False
 
+    def last(self) -> None:
+        """Close the connection after this response, and say so in its head."""
+        self._keep_alive = False
+
     def proceed(self) -> None:
         """Tell a client that waits for it to send the body (`Expect: 100-continue`)."""
         transport = self._protocol.transport

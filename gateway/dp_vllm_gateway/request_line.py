@@ -9,11 +9,11 @@ Most of a line is the same as in many lines before, so that part of it is rememb
 import functools
 import json
 import re
-import time
 from typing import Any, Final
 
 import msgspec
 
+from dp_vllm.log_format import time_of
 from dp_vllm_gateway.call import Call
 
 LONGEST: Final = 100
@@ -77,12 +77,6 @@ def _json_of(kept: _Kept) -> str:
     }
     printable = {name: _printable(value) if isinstance(value, str) else value for name, value in line.items()}
     return msgspec.json.encode(printable)[1:-1].decode()
-
-
-@functools.lru_cache(maxsize=4)
-def time_of(now: int) -> str:
-    """Milliseconds of the wall clock as ISO 8601 in UTC."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 1000)) + f".{now % 1000:03d}Z"
 
 
 def _word(value: str) -> str:

@@ -2,18 +2,21 @@
 
 import asyncio
 import contextlib
+import random
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
-from typing import Final
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from typing import Any, Final
 
+from dp_vllm.endpoints import EndpointSet
 from dp_vllm.errors import BadSettings
 from dp_vllm_gateway import admin, request_line, sockets
 from dp_vllm_gateway.app import Gateway
 from dp_vllm_gateway.clients import Server
 from dp_vllm_gateway.config import GatewayConfig, Tls
 from dp_vllm_gateway.discovery import file, static
+from dp_vllm_gateway.discovery.contact import Contact
 from dp_vllm_gateway.journal import Journal
 from dp_vllm_gateway.keys import Keys
 from dp_vllm_gateway.pool import Pool
@@ -24,6 +27,12 @@ TICK_SECONDS: Final = 0.5
 
 FIRST_LOOK_SECONDS: Final = 1.0
 """How long clients wait at most for the gateway's first look at its replicas."""
+
+IDLE_CLIENT_SECONDS: Final = 5.0
+"""In a cluster: for so long after SIGTERM a client's connection is kept for a request that tells it to move."""
+
+LOOK_SECONDS: Final = 0.05
+"""How often clients are counted at the end."""
 
 FLUSH_SECONDS: Final = 1.0
 """How long clients may take the last words at the end."""
@@ -47,29 +56,29 @@ def _journal(config: GatewayConfig) -> Iterator[Journal | None]:
 async def _serve(config: GatewayConfig, journal: Journal | None) -> None:
     loop = asyncio.get_running_loop()
     keys = Keys(config.api_keys, config.api_key_file)
-    keys.demand_usable()
+    if config.kubernetes is None:  # in a cluster the Secret may come later
+        keys.demand_usable()
     pool = Pool(connect_seconds=config.limits.connect_seconds, clock=loop.time)
-    gateway = Gateway(config, pool, keys, journal)
+    contact = Contact()
+    discovery = await _discovery(config, contact)
+    gateway = Gateway(config, pool, keys, journal, contact)
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    key = config.replica_api_key
-    probes = Probes(
-        pool,
-        every_seconds=config.limits.probe_seconds,
-        lines=f"authorization: Bearer {key}\r\n".encode() if key else b"",
-        bring_up_to_date=gateway.broadcasts.bring_up_to_date,
-    )
     server = Server(gateway.handle, idle_client_seconds=config.limits.idle_client_seconds)
     tls = _tls(config.tls)
     with _sockets(config) as listeners:
-        async with admin.listening(config, gateway, pool), asyncio.TaskGroup() as group:
-            background = (_discover(config, pool), probes.run(), _tick(gateway, keys))
+        async with admin.listening(config, gateway.own), asyncio.TaskGroup() as group:
+            background = (_discover(discovery, pool), _probes(config, gateway, pool).run(), _tick(gateway, keys, pool))
             tasks = [group.create_task(task) for task in background]
             await _first_look(pool)
-            async with _serving(server, listeners, tls):
+            async with _serving(server, listeners, tls) as opened:
                 await ended.wait()
-                await _finish(config, gateway, pool, server, ended)
+                moves = config.kubernetes is not None  # to other gateways, which take over
+                if moves:
+                    _close(opened)
+                last = _clients_moved(server) if moves else pool.idle()
+                await _finish(config, gateway, last, server, ended)
             for task in tasks:
                 task.cancel()
 
@@ -87,6 +96,16 @@ def _sockets(config: GatewayConfig) -> Iterator[list[socket.socket]]:
             yield [listener]
 
 
+def _probes(config: GatewayConfig, gateway: Gateway, pool: Pool) -> Probes:
+    key = config.replica_api_key
+    return Probes(
+        pool,
+        every_seconds=config.limits.probe_seconds,
+        lines=f"authorization: Bearer {key}\r\n".encode() if key else b"",
+        bring_up_to_date=gateway.broadcasts.bring_up_to_date,
+    )
+
+
 async def _first_look(pool: Pool) -> None:
     """Know the replicas before the first request is read: a gateway that was restarted would refuse it."""
     with contextlib.suppress(TimeoutError):
@@ -96,14 +115,20 @@ async def _first_look(pool: Pool) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _serving(server: Server, listeners: list[socket.socket], tls: ssl.SSLContext | None) -> AsyncIterator[None]:
+async def _serving(
+    server: Server, listeners: list[socket.socket], tls: ssl.SSLContext | None
+) -> AsyncIterator[list[asyncio.Server]]:
     loop = asyncio.get_running_loop()
     opened = [await loop.create_server(server, sock=sock, backlog=sockets.BACKLOG, ssl=tls) for sock in listeners]
     try:
-        yield
+        yield opened
     finally:
-        for listening in opened:
-            listening.close()
+        _close(opened)
+
+
+def _close(opened: list[asyncio.Server]) -> None:
+    for listening in opened:
+        listening.close()
 
 
 def _tls(tls: Tls | None) -> ssl.SSLContext | None:
@@ -123,28 +148,48 @@ def _tls(tls: Tls | None) -> ssl.SSLContext | None:
     return context
 
 
-async def _discover(config: GatewayConfig, pool: Pool) -> None:
-    if config.endpoints_file is None:
-        pool.sync(static.endpoints_of(config.replicas))
-        return
-    async for endpoints in file.watch(config.endpoints_file):
+async def _discovery(config: GatewayConfig, contact: Contact) -> AsyncIterator[EndpointSet]:
+    """Where endpoints come from. Raises UserError if there is no way to log in to the cluster."""
+    if config.kubernetes is None:
+        return static.once(config.replicas) if config.endpoints_file is None else file.watch(config.endpoints_file)
+    from dp_vllm_gateway.discovery import kubernetes  # only now: it costs 26 MB and a second
+
+    namespace = await kubernetes.namespace_of_login()
+    model, namespace = config.kubernetes.name, config.kubernetes.namespace or namespace
+    clock = asyncio.get_running_loop().time
+    return kubernetes.Replicas(model, namespace, contact, clock=clock, rng=random.SystemRandom()).watch()
+
+
+async def _discover(sets: AsyncIterator[EndpointSet], pool: Pool) -> None:
+    async for endpoints in sets:
         pool.sync(endpoints)
 
 
-async def _tick(gateway: Gateway, keys: Keys) -> None:
+async def _tick(gateway: Gateway, keys: Keys, pool: Pool) -> None:
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(TICK_SECONDS)
         gateway.proxy.check(loop.time())
         keys.refresh()
+        pool.tidy()
 
 
-async def _finish(config: GatewayConfig, gateway: Gateway, pool: Pool, server: Server, ended: asyncio.Event) -> None:
+async def _clients_moved(server: Server) -> None:
+    """Wait until all clients have left. One that keeps its connection and asks nothing is not waited for long."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + IDLE_CLIENT_SECONDS
+    while server.open() if loop.time() < end else server.busy():  # noqa: ASYNC110 - nobody tells of both
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _finish(
+    config: GatewayConfig, gateway: Gateway, done: Coroutine[Any, Any, None], server: Server, ended: asyncio.Event
+) -> None:
     """Let what is under way end, up to the limit or a second signal; then tell the rest."""
     gateway.end()
     ended.clear()
     async with asyncio.TaskGroup() as group:
-        last = group.create_task(pool.idle())
+        last = group.create_task(done)
         again = group.create_task(ended.wait())
         limit = config.shutdown_timeout_seconds
         await asyncio.wait((last, again), timeout=limit, return_when=asyncio.FIRST_COMPLETED)

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from dp_vllm_gateway.pool import Member, Pool
+from dp_vllm_gateway.discovery.contact import Contact
+from dp_vllm_gateway.member import Member
+from dp_vllm_gateway.pool import Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,16 @@ class ReplicaState:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceState:
+    """Whether the one who says which replicas there are is still heard."""
+
+    age_seconds: float | None
+    """Since it last said something; None if it never did."""
+    problem: str
+    """Why it is not heard now."""
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayState:
     """The answer to `GET /state`."""
 
@@ -36,19 +48,27 @@ class GatewayState:
     in_flight: int
     """Requests, over all replicas."""
     replicas: dict[str, ReplicaState]
+    source: SourceState | None = None
+    """Of a source that can be out of reach: a cluster."""
 
 
-def state_of(pool: Pool, now: float) -> GatewayState:
+def state_of(pool: Pool, contact: Contact, now: float) -> GatewayState:
     """The state at this moment; `now` is the event loop's time."""
     replicas = {member.name: _replica(member, now) for member in pool.members()}
-    return GatewayState(pool.generation, pool.in_flight, replicas)
+    return GatewayState(pool.generation, pool.in_flight, replicas, source_of(contact, now))
+
+
+def source_of(contact: Contact, now: float) -> SourceState | None:
+    """How fresh the set of replicas is; None if that cannot be in doubt."""
+    age = contact.age_seconds(now)
+    return SourceState(age, contact.problem) if age is not None or contact.problem else None
 
 
 def _replica(member: Member, now: float) -> ReplicaState:
     return ReplicaState(
         address=member.endpoint.address,
         state=member.endpoint.state.value,
-        available=member.available(),
+        available=member.available,
         healthy=member.healthy,
         ejected=member.ejected_until > now,
         in_flight=member.requests,

@@ -11,6 +11,7 @@ pass although it must not reach a client is caught here:
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -20,6 +21,9 @@ from dp_vllm_gateway.lookup import Lookup
 
 HEAD_BYTES: Final = 64 << 10
 """The longest response head that is taken."""
+
+VANISHED_SECONDS: Final = 60
+"""After so long without a sign of life an engine's machine is taken for lost. Its kernel is asked, not the engine."""
 
 IDLE_SECONDS: Final = 4.0
 """How long an idle connection is used again: less than the 5 s after which uvicorn closes it."""
@@ -91,6 +95,12 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
         self.transport = transport  # type: ignore[assignment]  # uvloop's transports are no asyncio.Transport
+        connected = transport.get_extra_info("socket")
+        if connected.family != socket.AF_UNIX:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, VANISHED_SECONDS // 4)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, VANISHED_SECONDS // 4)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED_SECONDS * 1000)
 
     def send(self, request: bytes, exchange: Exchange, *, head_only: bool) -> None:
         """Begin an exchange. `head_only`: the request is a HEAD, so its answer has no body."""
@@ -219,7 +229,7 @@ class Connections:
     def __init__(self, address: str, *, connect_seconds: float) -> None:
         host, _, port = address.rpartition(":")
         self._path = address[5:] if address.startswith("unix:") else ""
-        self._port = 0 if self._path else int(port)
+        self._port = 0 if self._path or not address else int(port)
         self._lookup = Lookup(host.strip("[]"), self._port)
         self._timeout_seconds = connect_seconds
         self._idle: list[Connection] = []
@@ -266,11 +276,6 @@ class Connections:
             self._idle.append(connection)
         elif not connection.closed:
             connection.close()
-
-    def close_idle(self, now: float) -> None:
-        """Close what the engine is about to close."""
-        while self._idle and now - self._idle[0].idle_since >= IDLE_SECONDS:
-            self._idle.pop(0).close()
 
     def close(self) -> None:
         """Close all, those in the middle of an exchange too."""

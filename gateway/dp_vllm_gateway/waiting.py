@@ -61,5 +61,5 @@ async def for_replica(
 
 
 def _comment(pool: Pool) -> bytes:
-    message = refusals.no_replica([member.endpoint for member in pool.members()]).message
+    message = refusals.no_replica(pool).message
     return b": " + message.replace("\n", " ").encode() + b"\n\n"

@@ -18,7 +18,8 @@ from dp_vllm_gateway.attempt import Failed
 from dp_vllm_gateway.call import Call
 from dp_vllm_gateway.config import GatewayConfig
 from dp_vllm_gateway.facts import Facts
-from dp_vllm_gateway.pool import Member, Pool
+from dp_vllm_gateway.member import Member
+from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.replies import Refusal
 from dp_vllm_gateway.retry import Failure
 

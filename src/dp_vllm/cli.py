@@ -50,9 +50,22 @@ def gateway(words: tuple[str, ...]) -> NoReturn:
     _become("dp_vllm_gateway", words)
 
 
+@commands.command(cls=_Verbatim, short_help="Make a Kubernetes cluster match its DPModel objects.")
+def operator(words: tuple[str, ...]) -> NoReturn:
+    _become("dp_vllm_operator", words)
+
+
 @commands.command(cls=_Verbatim, short_help="One simulated engine, with vllm serve's flags and routes.")
 def sim(words: tuple[str, ...]) -> NoReturn:
     _become("dp_vllm.sim", words)
+
+
+@commands.command(short_help="Print the custom resource definition of DPModel.")
+def crd() -> int:
+    from dp_vllm import crd as definition
+
+    click.echo(definition.as_yaml(), nl=False)
+    return 0
 
 
 def _become(module: str, words: tuple[str, ...]) -> NoReturn:

@@ -19,6 +19,8 @@ class State(enum.Enum):
 
     STARTING = "starting"
     READY = "ready"
+    UNREADY = "not ready"
+    """It runs, but whoever looks after it does not call it ready: it is used if there is nothing better."""
     DRAINING = "draining"
     DOWN = "down"
 
@@ -30,7 +32,7 @@ class Endpoint:
     name: str
     """The replica's name, unique in the set: "0"."""
     address: str
-    """`host:port` or `unix:/path`."""
+    """`host:port` or `unix:/path`; empty if it has none yet."""
     incarnation: str = ""
     """Another one after each start of the engine: its caches, adapters and connections are gone with the old one."""
     state: State = State.READY
@@ -44,6 +46,8 @@ class EndpointSet:
 
     generation: int
     endpoints: tuple[Endpoint, ...]
+    why_none: str = ""
+    """Why there is no endpoint, if there is none: a sentence that clients are shown in a 503."""
 
 
 def read(path: Path) -> EndpointSet:

@@ -59,6 +59,24 @@ def test_progress_of_a_start(lines: list[str], expected: str) -> None:
             "there is no such model: give a hub id or the path of a model's directory",
             id="model",
         ),
+        pytest.param(
+            ["PermissionError: [Errno 13] Permission denied: '/root/.cache/huggingface'"],
+            "the engine's user may not use /root/.cache/huggingface",
+            id="another user's folder",
+        ),
+        pytest.param(
+            [
+                "huggingface_hub.errors.LocalEntryNotFoundError: Cannot find an appropriate cached snapshot folder for "
+                "the specified revision on the local disk and outgoing traffic has been disabled."
+            ],
+            "the model is not in the cache, and the hub cannot be asked for it",
+            id="offline",
+        ),
+        pytest.param(
+            ["torch.AcceleratorError: CUDA error: the provided PTX was compiled with an unsupported toolchain."],
+            "the GPU's driver is too old for this engine: renew the driver, or take an older engine",
+            id="driver",
+        ),
     ],
 )
 def test_likely_cause_of_an_end(lines: list[str], expected: str) -> None:
@@ -67,3 +85,62 @@ def test_likely_cause_of_an_end(lines: list[str], expected: str) -> None:
 
 def test_a_very_long_line_is_cut() -> None:
     assert len(log.likely_cause(["unrecognized arguments: " + "x" * 10_000])) == log.LONGEST
+
+
+START = """\
+(EngineCore pid=1026) INFO 04-24 12:14:36 [gpu_model_runner.py:4735] Starting to load model Qwen/Qwen3-0.6B...
+(EngineCore pid=1026) INFO 04-24 12:14:43 [weight_utils.py:581] Time spent downloading weights for Qwen: 5.324 seconds
+(EngineCore pid=1026) Loading safetensors checkpoint shards:   0% Completed | 0/10 [00:00<?, ?it/s]
+(EngineCore pid=1026) Loading safetensors checkpoint shards:  70% Completed | 7/10 [00:00<00:00, 12.69it/s]
+(EngineCore pid=1026) INFO 04-24 12:14:45 [gpu_model_runner.py:4820] Model loading took 0.53 GiB and 7.125418 seconds
+(EngineCore pid=1026) INFO 04-24 12:14:49 [backends.py:1051] Using cache directory: /cache for vLLM's torch.compile
+(EngineCore pid=1026) INFO 04-24 12:15:41 [kv_cache_utils.py:1319] GPU KV cache size: 251,584 tokens
+Capturing CUDA graphs (decode, FULL):   0%|          | 0/35 [00:00<?]Capturing CUDA graphs (decode, FULL):  51%|#####
+(EngineCore pid=1026) INFO 04-24 12:15:43 [gpu_model_runner.py:6046] Graph capturing finished in 2 secs, took 0.27 GiB
+(APIServer pid=1) INFO:     Application startup complete.
+""".splitlines()
+
+
+@pytest.mark.parametrize(
+    ("lines", "phase", "percent"),
+    [
+        (1, "Loading", None),
+        (3, "Loading", 0),
+        (4, "Loading", 70),
+        (5, "Loading", None),
+        (6, "Compiling", None),
+        (7, "WarmingUp", None),
+        (8, "Capturing", 51),
+        (9, "Capturing", 51),
+        (10, "WarmingUp", None),
+    ],
+)
+def test_stages_of_a_start(lines: int, phase: str, percent: int | None) -> None:
+    stage = log.stage(START[:lines])
+    assert stage is not None and (stage.phase, stage.percent) == (phase, percent)
+
+
+def test_no_stage_without_a_line_that_says_so() -> None:
+    assert log.stage(["INFO 08-01 [api_server.py:12] vLLM API server version 0.32.0"]) is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        pytest.param([], "", id="it said nothing"),
+        pytest.param(["", "  "], "", id="blanks"),
+        pytest.param(["cannot prepare", ""], "cannot prepare", id="last words"),
+        pytest.param(
+            [
+                "(EngineCore pid=1504) ERROR 04-24 12:35:30 [core.py:1108] torch.AcceleratorError: CUDA error: bad",
+                "(EngineCore pid=1504) ERROR 04-24 12:35:30 [core.py:1108] For debugging consider passing ...",
+                "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above.",
+            ],
+            "torch.AcceleratorError: CUDA error: bad",
+            id="the root cause, without vLLM's prefix",
+        ),
+        pytest.param(["ValueError: 7 is too many", "INFO begin"], "ValueError: 7 is too many", id="out of order"),
+    ],
+)
+def test_last_error_of_an_engine(lines: list[str], expected: str) -> None:
+    assert log.last_error(lines) == expected

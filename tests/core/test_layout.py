@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import zipfile
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,12 @@ def test_operator_is_no_package_that_hides_the_standard_library() -> None:
     assert not (ROOT / "operator" / "__init__.py").exists()
 
 
-def test_tests_have_no_packages_that_could_hide_others() -> None:
-    assert not list((ROOT / "tests").rglob("__init__.py"))
+def test_no_package_of_the_tests_hides_another() -> None:
+    folder = ROOT / "tests"
+    elsewhere = [path for path in sys.path if path and Path(path).resolve() != folder]
+    names = {path.parent.name for path in folder.rglob("__init__.py")}
+    hidden = {name for name in names if PathFinder.find_spec(name, elsewhere)} | (names & sys.stdlib_module_names)
+    assert not hidden
 
 
 def test_the_wheel_holds_three_packages_with_their_types_and_data(wheel: zipfile.ZipFile) -> None:

@@ -1,9 +1,9 @@
 """Starts a Docker engine of our own, and leaves the machine as it was.
 
 The engine and all its containers live in a pid and a mount namespace of their own, so that they end together, however
-this process ends. Its network is the machine's: images can be built from package indexes, and a published port is on
-loopback. It writes no packet filter rules and switches no forwarding on, so containers reach each other and the
-machine, and nothing beyond.
+this process ends. Its images stay in the user's cache, so that the next build is quick. Its network is the machine's:
+images can be built from package indexes, and a published port is on loopback. It writes no packet filter rules and
+switches no forwarding on, so containers reach each other and the machine, and nothing beyond.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 import programs
+import psutil
 from docker.debian import CACHE, Failed, environment
 
 _BRIDGE: Final = Path("/sys/class/net/docker0")
@@ -51,9 +52,25 @@ def running() -> Iterator[str]:
 @contextlib.contextmanager
 def _started(folder: Path, cgroup: str) -> Iterator[str]:
     host = f"unix://{folder}/docker.sock"
+    data = CACHE / "data"
+    try:
+        process = _start(folder, host, data, cgroup)
+    except Failed:
+        if not data.exists():
+            raise
+        shutil.rmtree(data)  # an engine that was killed may have left it as the next one cannot read it
+        process = _start(folder, host, data, cgroup)
+    try:
+        yield host
+    finally:
+        _stop(process)
+
+
+def _start(folder: Path, host: str, data: Path, cgroup: str) -> subprocess.Popen[bytes]:
+    """The process that has the engine's namespaces, once the engine answers."""
     with (folder / "dockerd.log").open("wb") as log:
         process = subprocess.Popen(
-            [*_NAMESPACES, "sh", "-c", _BOOT, "sh", *_daemon_flags(folder, host, cgroup)],
+            [*_NAMESPACES, "sh", "-c", _BOOT, "sh", *_daemon_flags(folder, host, data, cgroup)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -62,13 +79,28 @@ def _started(folder: Path, cgroup: str) -> Iterator[str]:
         )
     try:
         programs.wait_until(lambda: process.poll() is not None or _answers(host), "dockerd answers", _START_SECONDS)
-        if process.poll() is not None:
-            last = (folder / "dockerd.log").read_text(errors="replace").strip().splitlines()[-1:]
-            raise Failed(f"dockerd ended with {process.returncode}: {''.join(last)}")
-        yield host
-    finally:
-        process.kill()
+    except BaseException:
+        _kill(process)
+        raise
+    if process.poll() is not None:
+        last = (folder / "dockerd.log").read_text(errors="replace").strip().splitlines()[-1:]
+        raise Failed(f"dockerd ended with {process.returncode}: {''.join(last)}")
+    return process
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Let the engine put its things in order, unless it takes long."""
+    for first in psutil.Process(process.pid).children():
+        first.terminate()
+    try:
         process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait(_STOP_SECONDS)
 
 
 _NAMESPACES: Final = (
@@ -77,10 +109,10 @@ _NAMESPACES: Final = (
 )
 
 
-def _daemon_flags(folder: Path, host: str, cgroup: str) -> list[str]:
+def _daemon_flags(folder: Path, host: str, data: Path, cgroup: str) -> list[str]:
     return [
         f"--host={host}",
-        f"--data-root={folder}/data",
+        f"--data-root={data}",
         f"--exec-root={folder}/run",
         f"--pidfile={folder}/docker.pid",
         f"--cgroup-parent=/{cgroup}",

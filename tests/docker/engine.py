@@ -16,6 +16,8 @@ OWN_VARIABLE: Final = "DP_VLLM_TEST_DOCKER"
 """Environment variable that `run.py` sets for the tests: `own` if the engine is ours alone, else `found`."""
 
 _SECONDS: Final = 60.0
+_KEPT_BUILD: Final = "4GB"
+"""How much of what builds have cached stays for the next."""
 
 
 class NoEngine(Exception):
@@ -32,7 +34,7 @@ class Engine:
 
     variables: Mapping[str, str]
     own: bool
-    """Whether nobody else uses it: it has no images but ours, and ends with us."""
+    """Whether nobody else uses it: it has no images but ours, and runs as long as we do."""
 
     def run(self, *words: str, seconds: float = _SECONDS) -> str:
         """What `docker WORDS` prints to standard output, without white space around it."""
@@ -87,7 +89,12 @@ def found_or_started() -> Iterator[Engine]:
         ours = {"DOCKER_HOST": host, "DOCKER_CONFIG": settings, "DOCKER_BUILDKIT": "1", OWN_VARIABLE: "own"}
         # The libraries are for the daemon; a Python that finds them may not be built for them.
         path = environment()["PATH"]
-        yield Engine({**ours, "PATH": f"{path}:{os.environ['PATH']}"}, own=True)
+        engine = Engine({**ours, "PATH": f"{path}:{os.environ['PATH']}"}, own=True)
+        engine.run("system", "prune", "--force")  # what a killed test run has left
+        try:
+            yield engine
+        finally:
+            engine.ended("builder", "prune", "--force", f"--keep-storage={_KEPT_BUILD}")
 
 
 def _why_none_runs() -> str:

@@ -76,7 +76,8 @@ def default_base(argument: str) -> str:
 def import_python_base(docker: Engine, *arguments: str) -> None:
     """Give an engine without a registry a Debian with Python under the names that the Dockerfile says."""
     first, *others = (default_base(argument) for argument in arguments)
-    docker.run("import", "--change", 'CMD ["python3"]', str(python_root()), first, seconds=300)
+    if docker.ended("image", "inspect", first).returncode:
+        docker.run("import", "--change", 'CMD ["python3"]', str(python_root()), first, seconds=300)
     for other in others:
         docker.run("tag", first, other)
 

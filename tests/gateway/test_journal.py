@@ -19,7 +19,8 @@ import wire
 from scripted import STREAM, Engine, event, said
 from watched import Gateway, gateway
 
-from dp_vllm_gateway import log_format, request_line
+from dp_vllm import log_format
+from dp_vllm_gateway import request_line
 from dp_vllm_gateway.call import Call
 from dp_vllm_gateway.journal import Journal
 
@@ -201,7 +202,7 @@ def test_a_query_is_not_told_and_long_values_are_cut(written: Callable[[Call, in
 
 
 def test_the_time_is_utc_with_milliseconds() -> None:
-    assert request_line.time_of(1_700_000_000_123) == "2023-11-14T22:13:20.123Z"
+    assert log_format.time_of(1_700_000_000_123) == "2023-11-14T22:13:20.123Z"
 
 
 def record_of_an_error() -> logging.LogRecord:

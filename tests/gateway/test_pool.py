@@ -10,8 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from dp_vllm.endpoints import Endpoint, EndpointSet, State
 from dp_vllm_gateway.facts import Facts
+from dp_vllm_gateway.member import Member, Seen
 from dp_vllm_gateway.pick import PREFILL_TOKENS_PER_SECOND, Policy, pick
-from dp_vllm_gateway.pool import EJECT_MOST_SECONDS, FAILED_PROBES, Lease, Member, Pool, Seen
+from dp_vllm_gateway.pool import EJECT_MOST_SECONDS, FAILED_PROBES, Lease, Pool
 
 MODELS = st.sampled_from([frozenset({"a"}), frozenset({"b"}), frozenset({"a", "x"})])
 ENDPOINTS = st.dictionaries(
@@ -38,6 +39,9 @@ class Happenings(RuleBasedStateMachine):
         self.pool = self.runner.run(self._pool())
         self.leases: list[tuple[Lease, Facts]] = []
         self.removed: list[Member] = []
+        """Not named any more: requests go on there."""
+        self.replaced: list[Member] = []
+        """Another engine has their name."""
         self.turn = 0
 
     async def _pool(self) -> Pool:
@@ -46,12 +50,12 @@ class Happenings(RuleBasedStateMachine):
     def teardown(self) -> None:
         for lease, _ in self.leases:
             lease.__exit__(None, None, None)
-        for member in [*self.pool.members(), *self.removed]:
+        for member in [*self.pool.members(), *self.removed, *self.replaced]:
             assert (member.requests, member.sequences) == (0, 0)
         self.now += 1e6
         self.pool.candidates(Facts())
         for member in self.pool.members():
-            assert member.available() <= (member.waiting_tokens == 0)
+            assert member.available <= (member.waiting_tokens == 0)
         assert self.pool.in_flight == 0
         self.runner.close()
 
@@ -75,7 +79,8 @@ class Happenings(RuleBasedStateMachine):
             )
             assert (after.get(name) is member) == same, "another engine is another member"
             if not same:
-                self.removed.append(member)
+                assert not member.available
+                (self.replaced if name in after else self.removed).append(member)
 
     @precondition(lambda self: self.pool.members())
     @rule(data=st.data(), healthy=st.booleans(), certain=st.booleans(), models=MODELS)
@@ -110,7 +115,7 @@ class Happenings(RuleBasedStateMachine):
         candidates = self.pool.candidates(facts, tried)
         self.turn += 1
         member = pick(policy, candidates, self.turn)
-        available = [member for member in self.pool.members() if member.available()]
+        available = [member for member in self.pool.members() if member.available]
         if member is None:
             fit = [one for one in available if one.name not in tried]
             assert not fit or self.pool.several_models or any(one.ejected_until > self.now for one in fit)
@@ -148,21 +153,28 @@ class Happenings(RuleBasedStateMachine):
     # what is always true
 
     @invariant()
+    def the_ready_are_available_or_else_the_unready_that_live(self) -> None:
+        healthy = [member for member in self.pool.members() if member.healthy]
+        ready = [member for member in healthy if member.endpoint.state is State.READY]
+        unready = [member for member in healthy if member.endpoint.state is State.UNREADY]
+        assert [member for member in self.pool.members() if member.available] == (ready or unready)
+
+    @invariant()
     def loads_are_those_of_the_leases(self) -> None:
-        for member in [*self.pool.members(), *self.removed]:
+        for member in [*self.pool.members(), *self.removed, *self.replaced]:
             held = [facts for lease, facts in self.leases if lease.member is member]
             assert member.requests == len(held)
             assert member.sequences == sum(facts.sequences for facts in held)
             assert 0 <= member.waiting_tokens <= sum(facts.tokens for facts in held)
 
     @invariant()
-    def in_flight_counts_the_endpoints_that_there_are(self) -> None:
-        members = self.pool.members()
+    def in_flight_counts_the_engines_that_may_answer(self) -> None:
+        members = [*self.pool.members(), *self.removed]
         assert self.pool.in_flight == sum(any(lease.member is m for m in members) for lease, _ in self.leases)
 
     @invariant()
     def only_the_available_are_candidates_and_ejections_bury_nobody(self) -> None:
-        available = [member for member in self.pool.members() if member.available()]
+        available = [member for member in self.pool.members() if member.available]
         assert self.pool.available == bool(available)
         if not self.pool.several_models:
             candidates = self.pool.candidates(Facts())
@@ -215,6 +227,31 @@ async def test_a_prompt_waits_until_its_answer_begins_or_until_it_should_have_be
         assert waited == [2, 1, 0], "one after the other, at the pace of an engine"
         assert member.requests == 3
     assert (member.requests, member.waiting_tokens) == (0, 0)
+
+
+async def test_it_has_looked_once_all_that_were_ready_at_first_were_looked_at(pool: Pool) -> None:
+    ready, unready = Endpoint("0", "h:1"), Endpoint("1", "h:2", state=State.UNREADY)
+    assert not pool.looked
+    pool.sync(EndpointSet(1, (ready, unready)))
+    assert not pool.looked and pool.unseen() == ["0"]
+    pool.observe("1", "", Seen(healthy=True, certain=True))
+    assert not pool.looked
+    pool.observe("0", "", Seen(healthy=False, certain=False))
+    assert pool.looked
+    pool.sync(EndpointSet(2, (ready, unready, Endpoint("2", "h:3"))))
+    assert pool.looked and pool.unseen() == ["2"], "a new one does not make it begin again"
+
+
+async def test_an_endpoint_that_left_is_forgotten_with_its_last_request(pool: Pool) -> None:
+    (member,) = serving(pool, 1)
+    with pool.lease(member, Facts()):
+        pool.sync(EndpointSet(2, (), "nobody is left"))
+        assert not member.available and not pool.available
+        assert (pool.in_flight, pool.members(), pool.why_none) == (1, [], "nobody is left")
+        pool.tidy()
+        assert pool.in_flight == 1
+    pool.tidy()
+    assert pool.in_flight == 0
 
 
 async def test_one_can_wait_for_the_last_request(pool: Pool) -> None:

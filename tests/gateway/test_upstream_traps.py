@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -296,7 +297,18 @@ async def test_an_idle_connection_is_dropped_before_the_engine_does_so() -> None
         connections.give_back(connection, 103.9)
         assert connections.idle(107.95) is None, "uvicorn closes after 5 s"
         assert connection.closed
-        connection = await used(connections, 200.0)
-        connections.close_idle(204.0)
-        assert connection.closed
+        connections.close()
+
+
+async def test_an_engine_whose_machine_vanished_is_noticed_by_the_kernel() -> None:
+    """Nothing ends the connection then, and an engine that reads a long prompt is as silent."""
+    with scripted.engine() as engine:
+        connections = Connections(engine.url.removeprefix("http://"), connect_seconds=5)
+        connection = await connections.connect()
+        connected = connection.transport.get_extra_info("socket")
+        assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        asks_after = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+        again_after = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
+        given_up_after = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        assert asks_after + again_after < given_up_after / 1000 <= 60
         connections.close()

@@ -1,1 +1,1 @@
-"""Where endpoints come from: a static list, or a file that the supervisor writes."""
+"""Where endpoints come from: a static list, a file that the supervisor writes, or the pods of a Kubernetes cluster."""

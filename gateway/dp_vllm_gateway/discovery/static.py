@@ -1,6 +1,6 @@
 """Endpoints that are named on the command line: engines that somebody else started."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from dp_vllm.endpoints import Endpoint, EndpointSet
 from dp_vllm.errors import BadSettings
@@ -16,6 +16,11 @@ def address_of(url: str) -> str:
     if "/" not in host and host and port.isdigit() and 0 < int(port) < 65536:
         return f"{host}:{port}"
     raise BadSettings(f"--replica {url!r} is not allowed; write http://HOST:PORT or unix:/PATH")
+
+
+async def once(addresses: Sequence[str]) -> AsyncIterator[EndpointSet]:
+    """The one set that there is."""
+    yield endpoints_of(addresses)
 
 
 def endpoints_of(addresses: Sequence[str]) -> EndpointSet:

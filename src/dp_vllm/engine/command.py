@@ -3,12 +3,14 @@
 Pure: it knows what an engine must be told, not who starts it or on which GPUs it is best placed.
 """
 
+import functools
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from dp_vllm.engine.flags import Flags, vllm_flags
 from dp_vllm.engine.version import Version
 
 KEEP_ALIVE_SECONDS: Final = 75
@@ -60,6 +62,9 @@ class Engine:
 
 
 SIM: Final = Engine("sim", (sys.executable, "-I", "-m", "dp_vllm.sim"), uses_gpus=False, simulated=True)
+
+IMAGE: Final = Engine("image", ())
+"""A container image with an engine as its entry point: the command line is what follows that, from MODEL on."""
 
 
 def vllm(executable: Path, version: Version | None, environ: Mapping[str, str]) -> Engine:
@@ -122,6 +127,33 @@ def replica_command(order: Order, address: str, gpus: Sequence[str], environ: Ma
         variables=_variables(gpus, environ),
         unset=tuple(sorted(name for name in environ if _is_foreign(name))),
     )
+
+
+def container_command(order: Order, port: int, served_name: str | None) -> Command:
+    """The command of one replica in a container of its own, for clients elsewhere.
+
+    It ends at once when it is told to: whoever tells it has waited for its requests, and an engine whose own patience
+    runs out never ends.
+    """
+    named = ("--served-model-name", served_name) if served_name is not None else ()
+    command = replica_command(order, f"0.0.0.0:{port}", (), {})
+    return replace(command, argv=(*command.argv, *named, "--shutdown-timeout", "0"))
+
+
+def patience(startup_seconds: int) -> dict[str, str]:
+    """Variables that let an engine load for so long; it gives up after ten minutes by itself."""
+    return {"VLLM_ENGINE_READY_TIMEOUT_S": str(startup_seconds)}
+
+
+def flags_in(words: Sequence[str]) -> frozenset[str]:
+    """The long names of the flags of vLLM in the words of a command line."""
+    return frozenset(item.flag.name for item in known_flags().read(words) if item.flag is not None)
+
+
+@functools.cache
+def known_flags() -> Flags:
+    """All flags of vLLM."""
+    return Flags(vllm_flags())
 
 
 def _listening(address: str) -> tuple[str, ...]:

@@ -5,17 +5,19 @@ Read from vLLM's own messages; what is not known here is shown as the engine wro
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
-_PROGRESS: Final = (
-    (r"Fetching \d+ files: +(\d+)%", "downloading the model, {} %"),
-    (r"Loading .*checkpoint shards: +(\d+)%", "loading weights, {} %"),
-    (r"Capturing CUDA graph.*: +(\d+)%", "capturing CUDA graphs, {} %"),
-    (r"Starting to load model", "loading weights"),
-    (r"torch\.compile|Compiling a graph", "compiling the model"),
-    (r"Model loading took|Loading weights took", "weights are loaded"),
-    (r"KV cache size", "warming up"),
-    (r"Application startup complete", "about to be ready"),
+_STAGES: Final = (
+    (r"downloading the model, (\d+) %", "Downloading", "downloading the model"),  # the download Job's words
+    (r"Fetching \d+ files: +(\d+)%", "Downloading", "downloading the model"),
+    (r"Loading .*checkpoint shards: +(\d+)%", "Loading", "loading weights"),
+    (r"Capturing CUDA graph.*: +(\d+)%", "Capturing", "capturing CUDA graphs"),
+    (r"Starting to load model", "Loading", "loading weights"),
+    (r"torch\.compile|Compiling a graph", "Compiling", "compiling the model"),
+    (r"Model loading took|Loading weights took", "Loading", "weights are loaded"),
+    (r"KV cache size", "WarmingUp", "warming up"),
+    (r"Application startup complete", "WarmingUp", "about to be ready"),
 )
 
 _CAUSES: Final = (
@@ -40,6 +42,15 @@ _CAUSES: Final = (
         r"|Invalid repository ID or local directory",
         "there is no such model: give a hub id or the path of a model's directory",
     ),
+    (
+        r"outgoing traffic has been disabled|offline mode is enabled|couldn't find them in the cached files",
+        "the model is not in the cache, and the hub cannot be asked for it",
+    ),
+    (r"Permission denied: '(.+?)'", "the engine's user may not use {}"),
+    (
+        r"compiled with an unsupported toolchain|driver on your system is too old",
+        "the GPU's driver is too old for this engine: renew the driver, or take an older engine",
+    ),
     (r"unrecognized arguments: (.+)", "the engine does not know {}"),
     (r"error: (argument .+)", "the engine refuses {}"),
     (r"[Aa]ddress already in use", "the engine's socket or port is in use by somebody else"),
@@ -50,19 +61,53 @@ LONGEST: Final = 300
 """Characters of a line of the engine's that are shown."""
 
 
+_PREFIX: Final = re.compile(
+    r"^(?:\([^)]* pid=\d+\) ?)?(?:(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?)?"
+)
+"""What vLLM writes before each line: the process, the level, the time and the place."""
+
+_ERROR: Final = re.compile(r"^[\w.]*(?:Error|Exception): \S")
+_NO_CAUSE: Final = "See root cause above"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """How far the start of an engine is."""
+
+    phase: str
+    """In one word: Downloading, Loading, Compiling, Capturing, WarmingUp."""
+    words: str
+    percent: int | None = None
+
+    def __str__(self) -> str:
+        return self.words if self.percent is None else f"{self.words}, {self.percent} %"
+
+
+def stage(lines: Sequence[str]) -> Stage | None:
+    """How far the start is, by the newest line that says so; None if none does."""
+    for line in reversed(lines):
+        for pattern, phase, words in _STAGES:
+            if match := re.search(pattern, line):
+                return Stage(phase, words, *(int(group) for group in match.groups()))
+    return None
+
+
 def progress(lines: Sequence[str]) -> str:
-    """How far the start is, by the newest line that says so; empty if none does."""
-    return _newest(lines, _PROGRESS)
+    """How far the start is, in words; empty if no line says so."""
+    return str(stage(lines) or "")
 
 
 def likely_cause(lines: Sequence[str]) -> str:
     """Why the engine ended, by its last lines; empty if they say nothing that is known here."""
-    return _newest(lines, _CAUSES)
-
-
-def _newest(lines: Sequence[str], patterns: Sequence[tuple[str, str]]) -> str:
     for line in reversed(lines):
-        for pattern, sentence in patterns:
+        for pattern, sentence in _CAUSES:
             if match := re.search(pattern, line):
                 return sentence.format(*match.groups())[:LONGEST]
     return ""
+
+
+def last_error(lines: Sequence[str]) -> str:
+    """The newest error that names its cause, as the engine wrote it; else its last words; empty if it said nothing."""
+    said = [line for line in (_PREFIX.sub("", line).strip() for line in lines) if line]
+    errors = (line for line in reversed(said) if _ERROR.match(line) and _NO_CAUSE not in line)
+    return next(errors, said[-1] if said else "")[:LONGEST]

@@ -1,11 +1,11 @@
-"""How the gateway's other log lines look: like its request lines, as text or as JSON."""
+"""How the log lines of gateways and operators look, as text or as JSON."""
 
+import functools
 import logging
+import time
 from typing import Any
 
 import msgspec
-
-from dp_vllm_gateway.request_line import time_of
 
 
 class Text(logging.Formatter):
@@ -37,7 +37,13 @@ def _writable(text: str) -> str:
 
 
 def set_up(*, as_json: bool) -> None:
-    """Write what the gateway logs to standard error."""
+    """Write what the program logs to standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(Json() if as_json else Text())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+@functools.lru_cache(maxsize=4)
+def time_of(now: int) -> str:
+    """Milliseconds of the wall clock as ISO 8601 in UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 1000)) + f".{now % 1000:03d}Z"

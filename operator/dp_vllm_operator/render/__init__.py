@@ -1,0 +1,1 @@
+"""What a DPModel becomes: its replica pods, its gateway and all that stands beside them, as plain JSON. Pure."""

@@ -1,0 +1,136 @@
+"""The gateway of a model: its Deployment, its Service, and what it may ask the API server. Pure."""
+
+from typing import Any, Final
+
+from msgspec import UNSET
+
+from dp_vllm import names
+from dp_vllm_operator.model import Model
+from dp_vllm_operator.settings import Settings
+
+Json = dict[str, Any]
+
+GATEWAYS: Final = 2
+"""So many are made where the spec leaves the number to others."""
+_KEYS: Final = "/etc/dp-vllm/api-keys"
+_UNHEARD_SECONDS: Final = 10
+"""How long it takes until nobody sends a new connection to a gateway that ends."""
+_LAST_SECONDS: Final = 5
+_SMALL: Final = {"requests": {"cpu": "100m", "memory": "128Mi"}}
+"""An autoscaler needs requests. There are no limits: request bodies are held in memory."""
+
+
+def gateway_name(model: Model) -> str:
+    return f"{model.name}-gateway"
+
+
+def selector(model: Model, component: str) -> Json:
+    """The labels that a component's pods have; they never change, for a Deployment's cannot."""
+    return {names.MODEL_LABEL: model.name, names.COMPONENT_LABEL: component}
+
+
+def service(model: Model) -> Json:
+    wanted = model.spec.gateway.service
+    port = {"name": "http", "port": wanted.port, "protocol": "TCP", "targetPort": "http"}
+    return {"type": wanted.type.value, "selector": selector(model, names.GATEWAY), "ports": [port]}
+
+
+def role_binding(model: Model, settings: Settings) -> Json:
+    return {
+        "roleRef": {
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": "ClusterRole",
+            "name": settings.gateway_cluster_role,
+        },
+        "subjects": [{"kind": "ServiceAccount", "name": gateway_name(model), "namespace": model.namespace}],
+    }
+
+
+def deployment(model: Model, settings: Settings) -> Json:
+    """Its spec. Without a number of replicas if the model says none."""
+    replicas = model.spec.gateway.replicas
+    return ({} if replicas is UNSET else {"replicas": replicas}) | {
+        "revisionHistoryLimit": 2,
+        "selector": {"matchLabels": selector(model, names.GATEWAY)},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+        "template": {"metadata": {"labels": model.labels(names.GATEWAY)}, "spec": _pod(model, settings)},
+    }
+
+
+def _pod(model: Model, settings: Settings) -> Json:
+    drain_seconds = model.spec.rollout.drain_timeout_seconds
+    pod: Json = {
+        "serviceAccountName": gateway_name(model),
+        "automountServiceAccountToken": True,
+        "enableServiceLinks": False,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "terminationGracePeriodSeconds": _UNHEARD_SECONDS + drain_seconds + _LAST_SECONDS,
+        "topologySpreadConstraints": [
+            _spread(model, level) for level in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
+        ],
+        "containers": [_container(model, settings)],
+    }
+    if (keys := model.spec.api_key_secret_ref) is not UNSET:
+        secret = {"secretName": keys.name, "items": [{"key": keys.key, "path": "keys"}], "optional": True}
+        pod["volumes"] = [{"name": "api-keys", "secret": secret}]
+    return pod
+
+
+def _container(model: Model, settings: Settings) -> Json:
+    spec = model.spec.gateway
+    container: Json = {
+        "name": names.GATEWAY_CONTAINER,
+        "image": settings.gateway_image if spec.image is UNSET else spec.image,
+        "args": _args(model),
+        "env": [{"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}}],
+        "ports": [_port("http", names.DEFAULT_PORT), _port("metrics", names.METRICS_PORT)],
+        "readinessProbe": _probe("/ready", period_seconds=2, failures=2),
+        # Not /health, which says whether a replica is available: to end gateways would bring none back.
+        "livenessProbe": _probe("/metrics", period_seconds=20, failures=3),
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(_UNHEARD_SECONDS)]}}},
+        "resources": _SMALL if spec.resources is UNSET else dict(spec.resources),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    if model.spec.api_key_secret_ref is not UNSET:
+        container["volumeMounts"] = [{"name": "api-keys", "mountPath": _KEYS, "readOnly": True}]
+    return container
+
+
+def _args(model: Model) -> list[str]:
+    keys = ["--api-key-file", f"{_KEYS}/keys"] if model.spec.api_key_secret_ref is not UNSET else []
+    return [
+        *("--kubernetes-model", model.name),
+        *("--port", str(names.DEFAULT_PORT)),
+        *("--metrics-port", str(names.METRICS_PORT)),
+        *("--policy", model.spec.gateway.policy.value),
+        *("--shutdown-timeout", str(model.spec.rollout.drain_timeout_seconds)),
+        *("--log-format", "json"),
+        *keys,
+    ]
+
+
+def _port(name: str, number: int) -> Json:
+    return {"name": name, "containerPort": number, "protocol": "TCP"}
+
+
+def _probe(path: str, *, period_seconds: int, failures: int) -> Json:
+    return {
+        "httpGet": {"path": path, "port": "metrics", "scheme": "HTTP"},
+        "periodSeconds": period_seconds,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }
+
+
+def _spread(model: Model, level: str) -> Json:
+    return {
+        "maxSkew": 1,
+        "topologyKey": level,
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": selector(model, names.GATEWAY)},
+    }

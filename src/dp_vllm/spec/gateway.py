@@ -1,0 +1,53 @@
+"""The gateway in front of the replicas."""
+
+import enum
+from typing import Annotated
+
+from msgspec import UNSET, Meta, UnsetType
+
+from dp_vllm.spec.engine import Resources
+from dp_vllm.spec.fields import Image, Part
+
+
+class ServiceType(enum.Enum):
+    """Types of Service."""
+
+    CLUSTER_IP = "ClusterIP"
+    NODE_PORT = "NodePort"
+    LOAD_BALANCER = "LoadBalancer"
+
+
+class Service(Part, frozen=True):
+    """The Service that clients use. It has the name of the DPModel."""
+
+    type: Annotated[ServiceType, Meta(description="Type of the Service.")] = ServiceType.CLUSTER_IP
+    port: Annotated[int, Meta(description="Port of the Service.", ge=1, le=65535)] = 80
+
+
+class Policy(enum.Enum):
+    """How the gateway chooses a replica."""
+
+    LEAST_LOAD = "least-load"
+    ROUND_ROBIN = "round-robin"
+
+
+class Gateway(Part, frozen=True):
+    """The gateway in front of the replicas: an OpenAI endpoint that sends each request to one of them."""
+
+    replicas: Annotated[
+        Annotated[int, Meta(ge=1, le=64)] | UnsetType,
+        Meta(
+            description="How many gateways. If left out, two are made and the number is left alone after: it may be an "
+            "autoscaler's."
+        ),
+    ] = UNSET
+    image: Annotated[
+        Image | UnsetType, Meta(description="Image of the gateway; that of the operator's release if left out.")
+    ] = UNSET
+    policy: Annotated[
+        Policy, Meta(description="How a request's replica is chosen: the one with the least to do, or each in turn.")
+    ] = Policy.LEAST_LOAD
+    service: Annotated[Service, Meta(description="The Service that clients use. It has the name of the DPModel.")] = (
+        Service()
+    )
+    resources: Annotated[Resources | UnsetType, Meta(description="CPU and memory of each gateway.")] = UNSET

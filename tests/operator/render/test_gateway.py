@@ -1,0 +1,128 @@
+"""What the gateway's Deployment and Service say."""
+
+from typing import Any
+
+import click
+import pytest
+from models import SETTINGS, Json, model, variables
+
+from dp_vllm import names
+from dp_vllm_gateway.__main__ import main
+from dp_vllm_operator.render.gateway import deployment, role_binding, service
+
+
+def pod(**fields: Any) -> Json:
+    of: Json = deployment(model(**fields), SETTINGS)["template"]["spec"]
+    return of
+
+
+def container(**fields: Any) -> Json:
+    (one,) = pod(**fields)["containers"]
+    return dict(one)
+
+
+def told(**fields: Any) -> dict[str, Any]:
+    """What the gateway makes of its words."""
+    command: click.Command = main
+    return command.make_context("gateway", list(container(**fields)["args"])).params
+
+
+def test_the_gateway_understands_its_words() -> None:
+    words = told(rollout={"drainTimeoutSeconds": 44}, gateway={"policy": "round-robin"})
+
+    assert words["kubernetes_model"] == "m"
+    assert (words["port"], words["metrics_port"]) == (names.DEFAULT_PORT, names.METRICS_PORT)
+    assert words["shutdown_timeout"] == 44
+    assert words["policy"] == "round-robin"
+    assert variables(container())["POD_NAMESPACE"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
+
+
+def test_keys_are_a_file_that_may_be_missing() -> None:
+    fields: Json = {"apiKeySecretRef": {"name": "keys", "key": "k"}}
+    (volume,) = pod(**fields)["volumes"]
+    (mount,) = container(**fields)["volumeMounts"]
+
+    assert volume["secret"] == {"secretName": "keys", "items": [{"key": "k", "path": "keys"}], "optional": True}
+    assert str(told(**fields)["api_key_file"]) == f"{mount['mountPath']}/keys"
+    assert told()["api_key_file"] is None
+    assert "volumes" not in pod()
+
+
+def test_a_new_gateway_comes_before_an_old_one_goes() -> None:
+    strategy = deployment(model(), SETTINGS)["strategy"]
+
+    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+
+
+def test_streams_may_end_before_a_gateway_does() -> None:
+    one = pod(rollout={"drainTimeoutSeconds": 44})
+    (gateway,) = one["containers"]
+
+    assert gateway["lifecycle"]["preStop"] == {"exec": {"command": ["sleep", "10"]}}
+    assert one["terminationGracePeriodSeconds"] > 10 + 44
+
+
+def test_a_gateway_without_replicas_lives_and_one_that_knows_them_is_ready() -> None:
+    gateway = container()
+
+    assert gateway["readinessProbe"]["httpGet"]["path"] == "/ready"
+    assert gateway["livenessProbe"]["httpGet"]["path"] != "/health"
+    ports = {port["name"]: port["containerPort"] for port in gateway["ports"]}
+    assert ports == {"http": 8000, "metrics": 9000}
+    assert {gateway[probe]["httpGet"]["port"] for probe in ("readinessProbe", "livenessProbe")} == {"metrics"}
+
+
+def test_a_gateway_can_do_little_harm() -> None:
+    one = pod()
+
+    assert one["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
+    assert one["securityContext"]["runAsNonRoot"] is True
+    assert one["automountServiceAccountToken"] is True  # it asks the API server for pods
+    assert one["enableServiceLinks"] is False
+
+
+def test_gateways_are_spread_where_that_is_possible() -> None:
+    for one in pod()["topologySpreadConstraints"]:
+        assert one["whenUnsatisfiable"] == "ScheduleAnyway"
+        assert one["labelSelector"]["matchLabels"].items() <= model().labels(names.GATEWAY).items()
+
+
+@pytest.mark.parametrize(
+    ("fields", "image"), [({}, SETTINGS.gateway_image), ({"gateway": {"image": "mine:1"}}, "mine:1")]
+)
+def test_the_image_is_the_releases_or_the_users(fields: Json, image: str) -> None:
+    assert container(**fields)["image"] == image
+
+
+def test_resources_are_the_users_or_small_requests() -> None:
+    resources = {"limits": {"cpu": 2}}
+
+    assert container(gateway={"resources": resources})["resources"] == resources
+    assert container()["resources"].keys() == {"requests"}
+
+
+def test_the_selectors_find_the_gateways_pods() -> None:
+    spec = deployment(model(), SETTINGS)
+    labels = spec["template"]["metadata"]["labels"]
+
+    assert spec["selector"]["matchLabels"].items() <= labels.items()
+    assert service(model())["selector"].items() <= labels.items()
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "port"),
+    [({}, "ClusterIP", 80), ({"gateway": {"service": {"type": "LoadBalancer", "port": 8080}}}, "LoadBalancer", 8080)],
+)
+def test_the_service_is_as_the_spec_says(fields: Json, kind: str, port: int) -> None:
+    made = service(model(**fields))
+
+    assert made["type"] == kind
+    assert [(one["port"], one["targetPort"]) for one in made["ports"]] == [(port, "http")]
+
+
+def test_the_gateway_may_do_what_the_charts_role_says() -> None:
+    binding = role_binding(model(), SETTINGS)
+
+    assert binding["roleRef"]["name"] == SETTINGS.gateway_cluster_role
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "m-gateway", "namespace": "ns"}]
+    assert pod()["serviceAccountName"] == "m-gateway"
