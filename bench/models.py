@@ -24,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import programs
 from cluster.audit import Audit
 from cluster.cluster import Cluster
-from cluster.namespaces import manifest
 from kubelet import Kubelet
 
 from dp_vllm import crd, names
@@ -57,7 +56,7 @@ def standing(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Cluste
     with Cluster() as cluster:
         cluster.kubectl("apply", "--server-side", "--filename=-", stdin=crd.as_yaml())
         cluster.kubectl("wait", "--for=condition=Established", f"crd/{crd.NAME}", "--timeout=30s")
-        cluster.kubectl("create", "--filename=-", stdin=manifest(NAMESPACE))
+        cluster.kubectl("create", "namespace", NAMESPACE)
         cluster.kubectl("create", "clusterrole", "dp-vllm-gateway", "--verb=get,list,watch", "--resource=pods")
         with Kubelet(cluster.kubeconfig, NAMESPACE) as kubelet:
             for number in range(-(-options.models * (options.replicas + 2) // 100)):

@@ -1,3 +1,15 @@
 """What all tests share."""
 
+from hypothesis import HealthCheck, settings
+
 pytest_plugins = ("left_out", "cluster.fixtures", "kubelet.fixtures")
+
+# How long an example takes says nothing here: other tests run beside it. All else is as Hypothesis has it, in CI too.
+settings.register_profile(
+    "shared",
+    settings.get_profile(settings.get_current_profile_name()),
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("shared")

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import forked
+
 START_SECONDS = 20.0
 """How long a program may take to say that it is ready, on a busy machine."""
 
@@ -50,7 +52,7 @@ def answers(url: str, status: int = 200) -> bool:
 class Program:
     """A program that was started by a test."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | forked.Process
     log: Path
     url: str = ""
 
@@ -79,15 +81,7 @@ def running(
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Program]:
     """Run `argv` until the block ends; enter the block once `ready` holds."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, **(env or {})},
-        )
+    process = _start(argv, log, {**os.environ, **(env or {})})
     program = Program(process, log, url)
     try:
         if ready is not None:
@@ -98,6 +92,23 @@ def running(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _start(argv: list[str], log: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes] | forked.Process:
+    """Tests have no time to import a program anew each time; a benchmark starts it as its users do."""
+    log.write_bytes(b"")
+    own, module = argv[:3], "".join(argv[3:4])
+    if "PYTEST_VERSION" in os.environ and own == python("-m") and module in forked.MODULES:
+        return forked.zygote(module).start(argv[4:], log, env)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=env,
+        )
 
 
 def python(*arguments: str) -> list[str]:

@@ -5,7 +5,6 @@ Such tests are left out, and the last lines say why; but where everything must r
 
 import functools
 import os
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +14,7 @@ from left_out import leave_out
 
 from . import audit as audit_log
 from .given import KUBECONFIG_VARIABLE, AnyCluster, given_cluster
-from .namespaces import manifest
+from .namespaces import new_namespace
 from .prerequisites import why_none
 from .shared import shared_control_plane
 
@@ -40,14 +39,11 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnyClust
             yield cluster
 
 
-@pytest.fixture
-def namespace(control_plane: AnyCluster) -> Iterator[str]:
+@pytest_asyncio.fixture
+async def namespace(api: "KubernetesApi") -> AsyncIterator[str]:
     """A namespace of the test's own, deleted after. Its pods run on nodes of its own only: see the fixture kubelet."""
-    name = f"test-{uuid.uuid4().hex[:8]}"
-    control_plane.kubectl("create", "--filename=-", stdin=manifest(name))
-    control_plane.kubectl("wait", "--for=create", "serviceaccount/default", "--namespace", name, "--timeout=30s")
-    yield name
-    control_plane.kubectl("delete", "namespace", name, "--wait=false")
+    async with new_namespace(api) as name:
+        yield name
 
 
 @pytest.fixture

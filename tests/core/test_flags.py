@@ -4,7 +4,6 @@ import argparse
 import functools
 from typing import TypeAlias
 
-import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,7 +73,6 @@ def typed_flags(draw: st.DrawFn) -> list[str]:
     return [spelling, *draw(st.lists(VALUES, min_size=least, max_size=most))]
 
 
-@hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 @given(st.lists(typed_flags(), max_size=6))
 def test_flags_are_read_as_argparse_reads_them(flags: list[list[str]]) -> None:
     words = [word for flag in flags for word in flag]
@@ -93,7 +91,6 @@ WORDS = st.one_of(
 )
 
 
-@hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 @given(st.lists(WORDS, max_size=12))
 def test_no_word_is_lost_or_changed(words: list[str]) -> None:
     assert [word for item in FLAGS.read(words) for word in item.words] == words

@@ -98,7 +98,6 @@ def test_a_refusal_names_the_field_the_value_and_what_is_allowed(asked: object, 
     assert len(refusal) < 300
 
 
-@settings(max_examples=50, deadline=None)
 @given(specs())
 def test_what_is_written_is_read_again(asked: dict[str, Any]) -> None:
     once = spec.read(asked)
@@ -108,7 +107,7 @@ def test_what_is_written_is_read_again(asked: dict[str, Any]) -> None:
     assert spec.write(spec.read(written)) == written
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(specs())
 def test_only_what_differs_from_the_defaults_is_written(asked: dict[str, Any]) -> None:
     def leaves(of: Any, at: str = "") -> set[tuple[str, str]]:
@@ -119,7 +118,6 @@ def test_only_what_differs_from_the_defaults_is_written(asked: dict[str, Any]) -
     assert leaves(spec.write(spec.read(asked))) <= leaves(asked)
 
 
-@settings(max_examples=50, deadline=None)
 @given(specs(), json_values(), st.data())
 def test_nonsense_anywhere_is_refused_in_words(asked: dict[str, Any], nonsense: Any, data: st.DataObject) -> None:
     at = asked

@@ -52,7 +52,6 @@ def scrapes(draw: st.DrawFn) -> bytes:
     return generate_latest(registry)
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.dictionaries(LABEL_VALUES, scrapes(), min_size=1, max_size=3))
 def test_every_sample_comes_back_with_its_replica_and_nothing_else_changed(given: dict[str, bytes]) -> None:
     expected: dict[Series, float] = {}
@@ -93,7 +92,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.dictionaries(st.text(max_size=3), st.lists(PIECES | st.binary(max_size=8)).map(b"".join), max_size=3))
 @example({"0": b"vllm:a 1", "\udc80": b"vllm:a 1"})
 def test_whatever_an_engine_says_the_merged_text_can_be_read(given: dict[str, bytes]) -> None:

@@ -183,7 +183,7 @@ class Happenings(RuleBasedStateMachine):
 
 
 TestHappenings = Happenings.TestCase
-TestHappenings.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestHappenings.settings = settings(max_examples=60, stateful_step_count=30)
 
 
 @pytest.fixture

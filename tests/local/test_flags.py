@@ -4,7 +4,6 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
-import hypothesis
 import pytest
 import yaml
 from hypothesis import given
@@ -89,7 +88,6 @@ def our_flags(draw: st.DrawFn) -> tuple[Setting, list[str]]:
     return setting, [f"{spelling}={value}"] if draw(st.booleans()) else [spelling, value]
 
 
-@hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 @given(st.lists(st.one_of(ENGINE_FLAGS.map(lambda words: (None, words)), our_flags()), max_size=8))
 def test_ours_are_caught_in_every_spelling_and_the_engines_stay_as_typed(
     flags: list[tuple[Setting | None, list[str]]],

@@ -208,7 +208,7 @@ def test_an_engine_that_ignores_sigterm_is_killed_after_the_deadline(tmp_path: P
 
 def test_an_engine_is_told_to_end_only_when_nothing_is_in_flight_on_it(tmp_path: Path) -> None:
     with serving(tmp_path, "", "", shutdown_seconds=600) as served:
-        wait_until(lambda: served.is_ready(0) and served.is_ready(1), "both replicas are ready")
+        served.says("ready: 2 of 2")  # and the gateway knows both
         served.set_in_flight(_0=1, _1=0)
         served.program.signal(signal.SIGTERM)
         wait_until(lambda: served.is_printed("SIGTERM", replica=1), "the idle one is told")
@@ -221,7 +221,7 @@ def test_an_engine_is_told_to_end_only_when_nothing_is_in_flight_on_it(tmp_path:
 
 def test_the_second_ctrl_c_ends_everything_at_once_and_engines_never_see_the_first(tmp_path: Path) -> None:
     with serving(tmp_path, "--ignore-terms 99", shutdown_seconds=600) as served:
-        wait_until(served.is_ready, "it is ready")
+        served.says("ready: 1 of 1")  # and the gateway knows it
         served.set_in_flight(_0=1)
         os.killpg(served.program.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
         served.says("1 request in flight")

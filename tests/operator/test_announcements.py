@@ -5,7 +5,7 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dp_vllm.kubernetes_api import MERGE, KubernetesApi
@@ -110,7 +110,6 @@ EVENTS = st.lists(
 
 
 @given(events=EVENTS, deaf=st.booleans())
-@settings(max_examples=100, deadline=None)
 def test_a_watch_that_lags_is_no_alarm_and_one_that_is_deaf_is(events: list[tuple[str, int, int]], deaf: bool) -> None:
     """Every 10 s something happens. The watch tells of it up to 50 s later, or never of an object's last change."""
     changes, present, told = Announcements(), dict[str, str](), list[tuple[float, str, str]]()

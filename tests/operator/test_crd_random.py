@@ -26,7 +26,7 @@ async def kept(kubeconfig: Path, wanted: list[Spec]) -> list[Spec]:
         return [made["spec"] for made in await asyncio.gather(*requests)]
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, suppress_health_check=list(HealthCheck))
 @given(wanted=st.lists(specs(), min_size=10, max_size=10))
 def test_what_the_types_allow_is_accepted_and_read_again(wanted: list[Spec], dpmodels: AnyCluster) -> None:
     for one, made in zip(wanted, asyncio.run(kept(dpmodels.kubeconfig, wanted)), strict=True):

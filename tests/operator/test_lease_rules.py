@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 import simulated_time
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lease_server import LeaseServer, Line
 
@@ -245,7 +245,6 @@ ACTIONS = st.lists(
 
 
 @given(actions=ACTIONS, seed=st.integers(0, 1000), late_seconds=st.sampled_from([0.0, 0.2, 3.0]))
-@settings(max_examples=100, deadline=None)
 def test_two_never_hold_it_at_once(actions: list[tuple[float, int, str]], seed: int, late_seconds: float) -> None:
     async def main() -> list[tuple[float, float]]:
         async with election(3, late_seconds, seed) as present:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import simulated_time
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dp_vllm.kubernetes_api import ApiError, Unreachable
@@ -301,7 +301,6 @@ OUTCOMES = st.lists(
 
 
 @given(wishes=WISHES, outcomes=OUTCOMES, workers=st.integers(1, 4))
-@settings(max_examples=100, deadline=None)
 def test_every_wish_is_fulfilled_and_no_key_is_worked_on_twice_at_once(
     wishes: list[Wish], outcomes: list[tuple[float, str]], workers: int
 ) -> None:

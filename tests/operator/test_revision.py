@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 import random_specs
-from hypothesis import given, settings
+from hypothesis import given
 from models import SETTINGS, Json, model, part
 
 from dp_vllm import names
@@ -56,7 +56,6 @@ def test_the_first_revision_is_number_one() -> None:
 
 
 @given(random_specs.specs())
-@settings(max_examples=50)
 def test_a_stored_spec_is_found_again(fields: Json) -> None:
     one = model(**fields)
 

@@ -1,8 +1,8 @@
 """Where the operator is tried: a namespace of a real API server, with nodes that are played, and operators in it."""
 
 from .history import Moment
-from .operators import Operators, Running
+from .operators import Running
 from .scene import Scene
 from .setting import Stage
 
-__all__ = ["Moment", "Operators", "Running", "Scene", "Stage"]
+__all__ = ["Moment", "Running", "Scene", "Stage"]

@@ -1,17 +1,14 @@
-"""Operators as processes of their own, started within moments and killed as hard as a test wants."""
+"""Operators that a test kills as hard as it wants."""
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+import forked
 import programs
 
 START_SECONDS: Final = 40.0
@@ -21,26 +18,31 @@ START_SECONDS: Final = 40.0
 class Running:
     """One operator's process."""
 
-    pid: int
+    process: forked.Process
     url: str
     log: Path
+
+    @classmethod
+    def start(cls, folder: Path, kubeconfig: Path, *flags: str, identity: str) -> Self:
+        """One more; `identity` is its name in the Lease, a pod's in a cluster."""
+        port = programs.free_port()
+        log = folder / f"operator-{port}.log"
+        env = {**os.environ, "KUBECONFIG": str(kubeconfig), "POD_NAME": identity}
+        process = forked.zygote("dp_vllm_operator").start(["--health-port", str(port), *flags], log, env)
+        return cls(process, f"http://127.0.0.1:{port}", log)
 
     def kill(self) -> None:
         """At once, without a last word. Nothing happens if it has ended."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def end(self) -> None:
         """As Kubernetes ends a pod."""
-        os.kill(self.pid, signal.SIGTERM)
+        self.process.send_signal(signal.SIGTERM)
 
     @property
     def alive(self) -> bool:
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
+        return self.process.poll() is None
 
     def output(self) -> str:
         return self.log.read_text(errors="replace")
@@ -52,41 +54,3 @@ class Running:
                 assert self.alive, self.output()
                 await asyncio.sleep(0.05)
         return self
-
-
-class Operators:
-    """Makes them. See `zygote`."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        zygote = Path(__file__).with_name("zygote.py")
-        self._zygote = subprocess.Popen(
-            [sys.executable, "-I", str(zygote)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def start(self, kubeconfig: Path, *flags: str, identity: str) -> Running:
-        """One more; `identity` is its name in the Lease, a pod's in a cluster."""
-        assert self._zygote.stdin and self._zygote.stdout
-        port = programs.free_port()
-        log = self._folder / f"operator-{port}.log"
-        env = {"KUBECONFIG": str(kubeconfig), "POD_NAME": identity}
-        argv = ["--health-port", str(port), *flags]
-        self._zygote.stdin.write(json.dumps({"argv": argv, "env": env, "log": str(log)}) + "\n")
-        self._zygote.stdin.flush()
-        pid = int(self._zygote.stdout.readline())
-        return Running(pid, f"http://127.0.0.1:{port}", log)
-
-    def close(self) -> None:
-        assert self._zygote.stdin and self._zygote.stdout
-        self._zygote.stdin.close()
-        self._zygote.wait(10)
-        self._zygote.stdout.close()
-
-
-@contextlib.contextmanager
-def operators(folder: Path) -> Iterator[Operators]:
-    made = Operators(folder)
-    try:
-        yield made
-    finally:
-        made.close()

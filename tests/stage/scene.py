@@ -17,7 +17,7 @@ from dp_vllm.kubernetes_api import APPLY, MERGE, ApiError, KubernetesApi, Object
 from dp_vllm_operator.cluster import CHILDREN, MODEL, POD, REVISION, Kind
 
 from .history import Moment, history
-from .operators import Operators, Running
+from .operators import Running
 
 SECONDS: Final = 40.0
 """How long things may take on a busy machine."""
@@ -36,10 +36,11 @@ class Scene:
     """As administrator."""
     cluster: AnyCluster
     kubelet: Kubelet
-    operators: Operators
     meddler: Meddler
     meddled: Path
     """The kubeconfig that leads through the meddler."""
+    folder: Path
+    """For logs."""
     running: list[Running] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
     """Paths of what is in no namespace, and ends with the scene."""
@@ -51,7 +52,7 @@ class Scene:
     ) -> Running:
         """One more, through the meddler unless `kubeconfig` says otherwise."""
         told = ("--namespace", self.namespace, *flags)
-        made = self.operators.start(kubeconfig or self.meddled, *told, identity=identity)
+        made = Running.start(self.folder, kubeconfig or self.meddled, *told, identity=identity)
         self.running.append(made)
         return await made.ready() if ready else made
 

@@ -102,7 +102,7 @@ async def test_orphaned_pods_are_not_adopted_but_told_of_with_the_gpus_that_they
         plural, _, child = name.partition("/")
         await scene.kubectl("delete", plural, child, "--wait=false")
     await scene.until_ready(seconds=60)
-    assert (await scene.condition("Degraded"))["status"] == "False"
+    await scene.until(lambda: _stands(scene, "Degraded", "False"), "nobody is needed any more")
 
 
 async def _is_told(scene: Scene, words: str) -> bool:
@@ -142,7 +142,7 @@ async def test_a_deleted_pod_is_replaced_at_once_and_dead_ones_after_a_while_tha
     await scene.until(lambda: _has_none(scene), "the dead ones are gone")
     scene.kubelet.script("m-1-*", READY)
     began = time.monotonic()
-    assert (await scene.condition("Ready"))["status"] == "False"
+    await scene.until(lambda: _stands(scene, "Ready", "False"), "the loss is told of")
     await scene.until_ready(seconds=60)
     assert time.monotonic() - began > FIRST_SECONDS / 2
 
@@ -150,6 +150,10 @@ async def test_a_deleted_pod_is_replaced_at_once_and_dead_ones_after_a_while_tha
 async def _has_two_without(scene: Scene, uid: str) -> bool:
     uids = [pod["metadata"]["uid"] for pod in await scene.pods()]
     return len(uids) == 2 and uid not in uids
+
+
+async def _stands(scene: Scene, kind: str, status: str) -> bool:
+    return bool((await scene.condition(kind)).get("status") == status)
 
 
 async def _has_none(scene: Scene) -> bool:

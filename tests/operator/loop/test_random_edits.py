@@ -101,14 +101,14 @@ def walks(edits: int) -> Any:
 QUIET = list(HealthCheck)
 
 
-@settings(max_examples=2, deadline=None, suppress_health_check=QUIET, database=None)
+@settings(max_examples=2, suppress_health_check=QUIET, database=None)
 @given(one=walks(4))
 def test_a_walk(stage: Stage, one: tuple[list[Spec], list[bool]]) -> None:
     asyncio.run(walk(stage, one[0], patiently=one[1]))
 
 
 @pytest.mark.exhaustive
-@settings(max_examples=8, deadline=None, suppress_health_check=QUIET, database=None)
+@settings(max_examples=8, suppress_health_check=QUIET, database=None)
 @given(several=st.lists(walks(8), min_size=4, max_size=4))
 def test_many_walks(stage: Stage, several: list[tuple[list[Spec], list[bool]]]) -> None:
     async def all_of_them() -> None:

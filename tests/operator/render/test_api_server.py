@@ -140,9 +140,10 @@ async def test_a_template_that_makes_no_pod_is_refused_in_its_words(
 def test_a_stored_revision_is_read_back_as_it_was(namespace: str, kubectl: Kubectl) -> None:
     of = model(namespace, template=RICH_TEMPLATE)
     made = New(7, user_part(of, SETTINGS), pod_template("m", user_part(of, SETTINGS)))
-    kubectl("create", "--filename=-", stdin=json.dumps(controller_revision(of, made)))
+    body = json.dumps(controller_revision(of, made))
 
-    revision = Revision.of(json.loads(kubectl("get", "controllerrevision", "m-7", "--output=json")))
+    # As the answer to its making: its owner does not exist, so it is not there for long.
+    revision = Revision.of(json.loads(kubectl("create", "--filename=-", "--output=json", stdin=body)))
 
     assert (revision.number, revision.user_part, revision.template) == (7, made.user_part, made.template)
 
