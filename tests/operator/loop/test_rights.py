@@ -61,15 +61,23 @@ def rendered(namespace: str) -> list[Object]:
     return [body for body in yaml.safe_load_all(done.stdout) if body]
 
 
-async def installed(scene: Scene, *, without: tuple[str, str] = ("", "")) -> tuple[list[Object], Path]:
-    """The chart's rights in the namespace, less one; its rules, and the login of whom it gives them to."""
+async def installed(scene: Scene, *, without: tuple[str, str] = ("", "")) -> tuple[list[Object], Path, str]:
+    """The chart's rights in the namespace, less one.
+
+    Its rules, the login of whom it gives them to, and the flag that says which role gateways get.
+    """
     user = f"operator-{scene.namespace}"
     rules: list[Object] = []
+    flag = ""
     for body in rendered(scene.namespace):
         if body["kind"] == "ClusterRole":
             query = {"fieldManager": "user", "force": "true"}
             path = CLUSTER_ROLES.path(name=body["metadata"]["name"])
             await scene.api.request("PATCH", path, query=query, body=body, content_type="application/apply-patch+yaml")
+            scene.elsewhere.append(path)
+        if body["kind"] == "Deployment":
+            words = body["spec"]["template"]["spec"]["containers"][0]["args"]
+            (flag,) = (word for word in words if word.startswith("--gateway-cluster-role="))
         if body["kind"] == "Role":
             rules = body["rules"]
             body["rules"] = [_less(rule, *without) for rule in rules]
@@ -77,7 +85,7 @@ async def installed(scene: Scene, *, without: tuple[str, str] = ("", "")) -> tup
         if body["kind"] == "RoleBinding":
             body["subjects"] = [{"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}]
             await scene.create(BINDINGS, body)
-    return rules, scene.cluster.login(user)
+    return rules, scene.cluster.login(user), flag
 
 
 def _less(rule: Object, resource: str, verb: str) -> Object:
@@ -128,7 +136,7 @@ async def bound_to_another_role(scene: Scene) -> None:
 
 
 async def test_the_charts_rules_are_enough_and_none_is_for_nothing(scene: Scene, audit: Audit) -> None:
-    rules, login = await installed(scene)
+    rules, login, role = await installed(scene)
 
     def calls() -> list[Call]:
         return [call for call in audit.calls() if call.user == f"operator-{scene.namespace}"]
@@ -136,12 +144,12 @@ async def test_the_charts_rules_are_enough_and_none_is_for_nothing(scene: Scene,
     async def only_unused(expected: set[tuple[str, str]]) -> bool:
         return rights(rules) - used(calls()) - UNCALLED.keys() == expected
 
-    operator = await scene.operator("--resync-seconds", "5", kubeconfig=login)
+    operator = await scene.operator("--resync-seconds", "5", role, kubeconfig=login)
     await lived(scene)
     await scene.until(lambda: only_unused({("rolebindings", "delete")}), "but one all rights are used")
     operator.kill()
     await bound_to_another_role(scene)
-    await scene.operator(kubeconfig=login)
+    await scene.operator(role, kubeconfig=login)
     await scene.until(lambda: only_unused(set()), "there is no right that nothing uses")
     assert UNCALLED.keys() <= rights(rules)
     refused = [call for call in calls() if call.code in (401, 403)]
@@ -153,8 +161,8 @@ async def test_the_charts_rules_are_enough_and_none_is_for_nothing(scene: Scene,
     ("resource", "verb"), [("dpmodels", "list"), ("pods", "create"), ("services", "create"), ("leases", "create")]
 )
 async def test_a_right_that_is_missing_is_named(scene: Scene, resource: str, verb: str) -> None:
-    _, login = await installed(scene, without=(resource, verb))
-    operator = await scene.operator(kubeconfig=login, ready=False)
+    _, login, role = await installed(scene, without=(resource, verb))
+    operator = await scene.operator(role, kubeconfig=login, ready=False)
     if resource != "dpmodels":
         await scene.apply(replicas=1)
 
