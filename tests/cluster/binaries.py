@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -25,8 +25,11 @@ TOOLS = Path(__file__).parent / "tools"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dp-vllm"
 DEBIAN = CACHE / "debian"
 
-# Daemons are unpacked, not installed: installing them would start them as system services.
-DAEMON_PACKAGES = ("etcd-server", "containerd", "runc", "containernetworking-plugins")
+# By folder. Daemons are unpacked, not installed: installing them would start them as system services.
+UNPACKED_PACKAGES = {
+    DEBIAN: ("etcd-server", "containerd", "runc", "containernetworking-plugins"),
+    CACHE / "prometheus": ("prometheus",),  # of it promtool, which checks the chart's alerts
+}
 COMMAND_PACKAGES = {"openssl": "openssl", "ip": "iproute2", "iptables": "iptables"}
 
 
@@ -68,7 +71,7 @@ PARTS = {
 
 def search_path() -> str:
     """The PATH on which all programs are found. $KUBEBUILDER_ASSETS, if set, comes first."""
-    unpacked = f"{DEBIAN}/usr/bin:{DEBIAN}/usr/sbin"
+    unpacked = ":".join(f"{folder}/usr/{part}" for folder in UNPACKED_PACKAGES for part in ("bin", "sbin"))
     return f"{_built_path()}:{unpacked}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -101,19 +104,24 @@ def build(names: Iterable[str]) -> None:
 
 def fetch_debian_packages() -> None:
     """Unpack the daemons' packages into the cache; install commands that are missing, or say how to."""
-    if DEBIAN.exists():
-        print(f"{', '.join(DAEMON_PACKAGES)}: there already", flush=True)
-    else:
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with _locked(CACHE):
-            if not DEBIAN.exists():  # nobody else has unpacked them meanwhile
-                _unpack(DAEMON_PACKAGES, DEBIAN)
+    for folder, packages in UNPACKED_PACKAGES.items():
+        _fetch(packages, folder)
     missing = [package for command, package in COMMAND_PACKAGES.items() if not find(command)]
     if missing:
         install = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
         if os.geteuid() != 0:
             raise ClusterError(f"as root, run: {' '.join(install)}")
         processes.run(install)
+
+
+def _fetch(packages: Sequence[str], folder: Path) -> None:
+    if folder.exists():
+        print(f"{', '.join(packages)}: there already", flush=True)
+        return
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with _locked(CACHE):
+        if not folder.exists():  # nobody else has unpacked them meanwhile
+            _unpack(packages, folder)
 
 
 def _go_build(name: str, part: Part, packages: list[str], target: Path) -> None:
@@ -145,7 +153,7 @@ def _go_build(name: str, part: Part, packages: list[str], target: Path) -> None:
     print(f"{name}: built in {time.monotonic() - started:.0f} s", flush=True)
 
 
-def _unpack(packages: Iterable[str], target: Path) -> None:
+def _unpack(packages: Sequence[str], target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="unpack-") as temporary:
         _download(packages, Path(temporary))
         for archive in Path(temporary).glob("*.deb"):
@@ -154,7 +162,7 @@ def _unpack(packages: Iterable[str], target: Path) -> None:
         Path(temporary, "root").replace(target)
 
 
-def _download(packages: Iterable[str], folder: Path) -> None:
+def _download(packages: Sequence[str], folder: Path) -> None:
     """By the machine's package lists or, if it has none, by some of our own."""
     if not shutil.which("apt-get"):
         raise ClusterError(f"this is not Debian, of which {', '.join(packages)} are taken")

@@ -51,8 +51,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
-  {{- if ge (int .Values.securityContext.runAsUser) 0 }}
-  runAsUser: {{ int .Values.securityContext.runAsUser }}
+  {{- $user := .Values.securityContext.runAsUser | default -1 | int }}
+  {{- if gt $user 0 }}
+  runAsUser: {{ $user }}
   {{- end }}
   seccompProfile: {type: RuntimeDefault}
 {{- with .Values.imagePullSecrets }}
