@@ -1,4 +1,4 @@
-"""What many models cost the operator: seconds until all pods are made and Ready, its CPU and memory, its idle writes.
+"""What many models cost the operator: seconds until all pods are made and all are Ready, CPU, memory, idle writes.
 
     python bench/models.py --models 200 --replicas 4 --idle-seconds 300
 
@@ -12,8 +12,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,13 +23,15 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import programs
-from cluster.audit import Audit
+from cluster.audit import Audit, Call
 from cluster.cluster import Cluster
 from kubelet import Kubelet
 
 from dp_vllm import crd, names
 
 NAMESPACE: Final = "bench"
+LOOK_SECONDS: Final = 3.0
+"""Between looks at how many are Ready: each costs the machine something too."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,27 +68,39 @@ def standing(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Cluste
                 yield cluster, psutil.Process(operator.pid)
 
 
-def count(cluster: Cluster, what: str, path: str) -> Callable[[], int]:
-    """How often a word stands in a kubectl listing."""
-    return lambda: (
-        cluster.kubectl("get", what, f"--namespace={NAMESPACE}", f"--output=jsonpath={path}").split().count("True")
-    )
+def ready(cluster: Cluster) -> int:
+    """How many models are."""
+    path = '{.items[*].status.conditions[?(@.type=="Ready")].status}'
+    return cluster.kubectl("get", names.PLURAL, f"--namespace={NAMESPACE}", f"--output=jsonpath={path}").count("True")
 
 
-def wait_for(seen: Callable[[], int], wanted: int, what: str) -> float:
-    """Seconds until so many are seen."""
+def wait_until_ready(cluster: Cluster, wanted: int) -> float:
+    """Seconds until so many models are."""
     began = time.monotonic()
-    while (now := seen()) < wanted:
-        print(f"\r{what}: {now} of {wanted}, {time.monotonic() - began:.0f} s", end="", file=sys.stderr, flush=True)
-        time.sleep(0.5)
+    while (now := ready(cluster)) < wanted:
+        print(f"\r{now} of {wanted} Ready, {time.monotonic() - began:.0f} s", end="", file=sys.stderr, flush=True)
+        time.sleep(LOOK_SECONDS)
     print(file=sys.stderr)
     return time.monotonic() - began
+
+
+def making(audit: Audit) -> tuple[float, float]:
+    """Seconds from the first DPModel to the last, and to the operator's last pod."""
+    models, pods = [], []
+    for call in audit.calls():
+        if call.verb == "create" and call.code == 201 and call.namespace == NAMESPACE:
+            at = datetime.fromisoformat(call.at).timestamp()
+            if call.resource == names.PLURAL:
+                models.append(at)
+            elif call.resource == "pods" and _is_the_operator(call):
+                pods.append(at)
+    return max(models) - min(models), max(pods) - min(models)
 
 
 def writes(audit: Audit, seconds: float) -> Counter[str]:
     """What the operator writes in so long, but for its Lease."""
     time.sleep(seconds)
-    calls = (call for call in audit.calls() if call.writes and call.agent.startswith("dp-vllm/"))
+    calls = (call for call in audit.calls() if call.writes and _is_the_operator(call))
     return Counter(f"{call.verb} {call.resource}" for call in calls if call.resource != "leases")
 
 
@@ -94,32 +109,33 @@ def main() -> None:
     options = parser().parse_args()
     with tempfile.TemporaryDirectory() as folder, standing(options, Path(folder)) as (cluster, process):
         before = process.cpu_times()
-        began = time.monotonic()
+        audit = Audit.from_now(cluster.audit_log)
         objects = "---\n".join(yaml.safe_dump(model(n, options.replicas)) for n in range(options.models))
+        began = time.monotonic()
         cluster.kubectl("create", "--filename=-", stdin=objects)
-        created = time.monotonic() - began
-        pods = count(cluster, "pods", '{.items[*].status.conditions[?(@.type=="PodScheduled")].status}')
-        wait_for(pods, options.models * (options.replicas + 2), "pods on nodes")
-        made = time.monotonic() - began
-        ready = count(cluster, names.PLURAL, '{.items[*].status.conditions[?(@.type=="Ready")].status}')
-        wait_for(ready, options.models, "models Ready")
+        wait_until_ready(cluster, options.models)
         settled = time.monotonic() - began
+        created, made = making(audit)
         time.sleep(10)  # the last status writes
         busy = process.cpu_times()
         memory = process.memory_info().rss / 2**20
         print(f"{options.models} models with {options.replicas} replicas each")
-        print(f"all objects created by kubectl     {created:7.1f} s")
-        print(f"all pods made and on nodes         {made:7.1f} s")
+        print(f"all models made by kubectl         {created:7.1f} s")
+        print(f"all their replica pods made        {made:7.1f} s")
         print(f"all models Ready                   {settled:7.1f} s")
         print(f"operator's CPU until then          {_cpu(busy) - _cpu(before):7.1f} s")
         print(f"operator's memory                  {memory:7.0f} MB")
         if options.idle_seconds:
             idle = writes(Audit.from_now(cluster.audit_log), options.idle_seconds)
             used = _cpu(process.cpu_times()) - _cpu(busy)
-            which = ", ".join(f"{count} {what}" for what, count in idle.items())
+            which = ", ".join(f"{times} {what}" for what, times in idle.items())
             print(f"operator's CPU in {options.idle_seconds:3g} idle s     {used:7.1f} s")
             print(f"its writes then, Lease left out    {sum(idle.values()):7d} {which}")
             print(f"its memory after that              {process.memory_info().rss / 2**20:7.0f} MB")
+
+
+def _is_the_operator(call: Call) -> bool:
+    return call.agent.startswith("dp-vllm/")
 
 
 def _cpu(times: Any) -> float:

@@ -69,10 +69,24 @@ def _owner(meta: kopf.Meta) -> str:
     return next((owner["name"] for owner in owners if owner["kind"] == names.KIND), "")
 
 
+class _NothingKept(kopf.DiffBaseStorage):
+    """Every look reads what it needs: copies of objects, to compare them with the next event, are not made."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Nothing."""
+
+
 def settings(told: Settings) -> kopf.OperatorSettings:
     """How kopf watches."""
     chosen = kopf.OperatorSettings()
     chosen.posting.enabled = False
+    chosen.persistence.diffbase_storage = _NothingKept()
     chosen.peering.standalone = True
     chosen.scanning.disabled = bool(told.namespaces)
     chosen.networking.connect_timeout = 10

@@ -54,11 +54,15 @@ class _Memory:
     failures: Failures = field(default_factory=Failures)
     kept: Kept | None = None
     """None if all of its children are to be looked after."""
-    changed: set[str] = field(default_factory=set)
-    """Kinds of children, in plural, that are to be looked after."""
+    heard: set[tuple[str, str]] = field(default_factory=set)
+    """What watches told of since then: kinds of children, in plural, and the versions of those that changed."""
     kept_for: int = 0
     """The generation that they were looked after for."""
     written_at: float = 0.0
+
+    def know_nothing(self) -> None:
+        """Look after all of its children the next time."""
+        self.kept, self.heard = None, set()
 
 
 class Reconciler:
@@ -83,14 +87,13 @@ class Reconciler:
 
     def child_changed(self, key: Key, plural: str, version: str) -> None:
         """A watch told of a child: look after its kind the next time, unless this is what we wrote ourselves."""
-        memory = self._memory.get(key)
-        if memory is not None and not (memory.kept and memory.kept.holds(version)):
-            memory.changed.add(plural)
+        if memory := self._memory.get(key):
+            memory.heard.add((plural, version))
 
     def look_at_all(self, key: Key) -> None:
         """Look after all of the model's children the next time: nobody has for long."""
         if memory := self._memory.get(key):
-            memory.kept = None
+            memory.know_nothing()
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring the model nearer to what is wanted; the seconds after which to look again if nothing happens before."""
@@ -102,8 +105,10 @@ class Reconciler:
         try:
             model = Model.of(body)
         except BadSpec as problem:
+            memory.know_nothing()
             return await self._say(key, body, status.invalid(body, str(problem), self._clock()), memory)
         if model.annotations.get(names.RECONCILE_ANNOTATION) == "disabled":
+            memory.know_nothing()
             look = await self._look_only(model)
         else:
             look = await self._look(model, memory)
@@ -174,11 +179,17 @@ class Reconciler:
         before = memory.kept
         if before and (memory.kept_for != model.generation or before.waits or before.refused or before.conflicts):
             before = None
-        if before and not memory.changed:
+        changed = {plural for plural, version in memory.heard if not (before and before.holds(version))}
+        if before and not changed:
+            memory.heard = set()
             return before
-        untouched = (kind.plural for kind in CHILDREN if kind.plural not in memory.changed)
-        known = {plural: before.of(plural) for plural in untouched} if before else {}
-        memory.kept, memory.kept_for, memory.changed = None, model.generation, set()  # None: it may fail
+        untouched = [kind.plural for kind in CHILDREN if kind.plural not in changed]
+        known: dict[str, dict[str, Object]] = {}
+        if before:
+            known = {plural: before.of(plural) for plural in untouched}
+        elif not model.status:  # nobody has looked at it yet: what there is of it is found when it is to be made
+            known = {plural: {} for plural in untouched}
+        memory.kept, memory.kept_for, memory.heard = None, model.generation, set()  # None: it may fail
         memory.kept = await self._children.keep(model, children(model, self._settings), known)
         return memory.kept
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
+from urllib.request import getproxies
 
 import aiohttp
 import msgspec
@@ -189,6 +190,8 @@ async def connect(
     configuration = Configuration()
     configuration.connection_pool_maxsize = 100
     configuration.retries = None
+    # Only for a proxy: with it ~/.netrc is read for each request, in another thread.
+    configuration.client_session_kwargs = {"trust_env": bool(getproxies())}
     login = _Login(service_account, renew_seconds)
     try:
         await login.load(configuration)

@@ -1,7 +1,7 @@
 """How replicas are replaced when a DPModel changes: how many serve meanwhile, what stops it, and the way back."""
 
 import pytest
-from kubelet import IMAGE_PULL
+from kubelet import IMAGE_PULL, READY
 from stage import Moment, Scene
 
 from dp_vllm_operator.cluster import POD, REVISION
@@ -153,6 +153,10 @@ async def test_a_revision_that_never_gets_ready_stops_the_rollout_and_the_old_on
     await scene.until_ready()
     assert await scene.revisions_of_pods() == [1, 1]
     assert len(await scene.listed(REVISION)) == 2
+
+    scene.kubelet.script("m-2-*", READY)  # the image is there now
+    await scene.apply(replicas=2, rollout=rollout, engine={"image": "no/such:image"})
+    await scene.until(lambda: serve(scene, [2, 2]), "the revision is tried again")
 
 
 async def serve(scene: Scene, revisions: list[int]) -> bool:
