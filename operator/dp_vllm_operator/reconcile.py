@@ -29,7 +29,7 @@ from dp_vllm_operator.observe import downloaded, observe
 from dp_vllm_operator.observed import DownloadState, Observed
 from dp_vllm_operator.queue import Key
 from dp_vllm_operator.render.children import children, owned_by
-from dp_vllm_operator.replica import Replica
+from dp_vllm_operator.replica import Replica, seconds
 from dp_vllm_operator.revision import Revision, last_proven
 from dp_vllm_operator.settings import Settings
 from dp_vllm_operator.target import Target
@@ -50,6 +50,8 @@ class _Memory:
     """What is remembered of one model between two looks."""
 
     uid: str
+    new: bool
+    """Made since this operator began."""
     logs: Logs
     failures: Failures = field(default_factory=Failures)
     kept: Kept | None = None
@@ -81,6 +83,7 @@ class Reconciler:
         self._recorder = recorder
         self._models = models
         self._clock = clock
+        self._began = clock()
         self._children = Children(cluster)
         self._memory: dict[Key, _Memory] = {}
         self._log_turn = asyncio.Semaphore(LOGS_AT_ONCE)
@@ -101,7 +104,7 @@ class Reconciler:
         if body is None or "deletionTimestamp" in body["metadata"]:
             self.forget(key)
             return None
-        memory = self._remember(key, body["metadata"]["uid"])
+        memory = self._remember(key, body["metadata"])
         try:
             model = Model.of(body)
         except BadSpec as problem:
@@ -118,11 +121,12 @@ class Reconciler:
         later = await self._say(key, body, written, memory)
         return min((at for at in (later, *_times(look, observed)) if at is not None), default=None)
 
-    def _remember(self, key: Key, uid: str) -> _Memory:
+    def _remember(self, key: Key, metadata: Mapping[str, Any]) -> _Memory:
         """What is known of this very model: one of the same name may have been there before."""
-        memory = self._memory.get(key)
+        memory, uid = self._memory.get(key), metadata["uid"]
         if memory is None or memory.uid != uid:
-            memory = _Memory(uid, Logs(self._cluster, key.namespace, self._log_turn, self._clock))
+            new = seconds(metadata["creationTimestamp"]) > self._began
+            memory = _Memory(uid, new, Logs(self._cluster, key.namespace, self._log_turn, self._clock))
             self._memory[key] = memory
         return memory
 
@@ -187,7 +191,7 @@ class Reconciler:
         known: dict[str, dict[str, Object]] = {}
         if before:
             known = {plural: before.of(plural) for plural in untouched}
-        elif not model.status:  # nobody has looked at it yet: what there is of it is found when it is to be made
+        elif memory.new and not model.status:  # what there is of it nevertheless is found when it is to be made
             known = {plural: {} for plural in untouched}
         memory.kept, memory.kept_for, memory.heard = None, model.generation, set()  # None: it may fail
         memory.kept = await self._children.keep(model, children(model, self._settings), known)
@@ -210,12 +214,12 @@ class Reconciler:
         """Write the status if it has changed; the seconds after which to write it, if not now."""
         now = self._clock()
         self._models.show(key, body.get("spec", {}).get("replicas", 1), written)
-        seconds = status.write_in_seconds(body.get("status", {}), written, now, memory.written_at)
-        if seconds == 0.0:
+        later = status.write_in_seconds(body.get("status", {}), written, now, memory.written_at)
+        if later == 0.0:
             await self._cluster.write_status(*key, body["metadata"]["uid"], written)
             memory.written_at = now
             return None
-        return seconds
+        return later
 
     def _tell(self, model: Model, written: Mapping[str, Any]) -> None:
         """Events of what the new status says and the old one did not."""
