@@ -66,3 +66,10 @@ def pod_of(objects: list[Object]) -> Object:
     """The pod template of the operator."""
     template: Object = of_kind(objects, "Deployment")["spec"]["template"]
     return template
+
+
+def path_of(body: Object) -> str:
+    """Where an object is in the API server; all kinds of the chart have a plural with an `s`."""
+    version, name, namespace = body["apiVersion"], body["metadata"]["name"], body["metadata"].get("namespace")
+    where = f"/namespaces/{namespace}" if namespace else ""
+    return f"/{'apis' if '/' in version else 'api'}/{version}{where}/{body['kind'].lower()}s/{name}"

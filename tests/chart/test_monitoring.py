@@ -115,7 +115,7 @@ async def test_every_series_is_told(rules: Object, board: Any, gateway: programs
 
 
 def test_panels_do_not_overlap_and_all_say_what_they_ask(board: Any) -> None:
-    places = set()
+    places: set[tuple[int, int]] = set()
     for panel in board["panels"]:
         where = panel["gridPos"]
         cells = {(where["x"] + x, where["y"] + y) for x in range(where["w"]) for y in range(where["h"])}
