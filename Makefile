@@ -45,7 +45,7 @@ format: setup ## put the code into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The first time Kubernetes is built, in 5 minutes on two cores.
+# The first time Kubernetes is built, in about 10 minutes on two cores.
 .PHONY: control-plane
 control-plane: setup
 	@$(BIN)/python tests/cluster prepare
@@ -56,7 +56,7 @@ test: control-plane ## every test that this machine can run, and what it could n
 
 .PHONY: test-exhaustive
 test-exhaustive: control-plane ## what make test tries a few cases of, in every single one (a quarter of an hour)
-	$(BIN)/pytest -n 2 --dist worksteal -m exhaustive
+	$(BIN)/pytest -n 4 --dist worksteal -m exhaustive
 
 .PHONY: test-vllm
 test-vllm: setup ## the tests with the real vLLM on this machine's CPU (installed once, 6 GB in ~/.cache)
@@ -67,7 +67,7 @@ test-docker: setup ## the tests of the images, in a real Docker engine (as root 
 	@PYTHONPATH=tests $(BIN)/python -m docker.run
 
 .PHONY: e2e
-e2e: setup ## the tests with real Kubernetes nodes, as root (Kubernetes is built once, in 5 minutes)
+e2e: setup ## the tests with real Kubernetes nodes, as root (Kubernetes is built once, in about 10 minutes)
 	@PYTHONPATH=tests $(BIN)/python -m e2e.run
 
 .PHONY: images

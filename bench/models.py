@@ -32,6 +32,7 @@ from dp_vllm import crd, names
 NAMESPACE: Final = "bench"
 LOOK_SECONDS: Final = 3.0
 """Between looks at how many are Ready: each costs the machine something too."""
+QUIET_SECONDS: Final = 15.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -97,11 +98,19 @@ def making(audit: Audit) -> tuple[float, float]:
     return max(models) - min(models), max(pods) - min(models)
 
 
-def writes(audit: Audit, seconds: float) -> Counter[str]:
-    """What the operator writes in so long, but for its Lease."""
-    time.sleep(seconds)
+def writes(audit: Audit) -> Counter[str]:
+    """What the operator has written, but for its Lease."""
     calls = (call for call in audit.calls() if call.writes and _is_the_operator(call))
     return Counter(f"{call.verb} {call.resource}" for call in calls if call.resource != "leases")
+
+
+def wait_for_quiet(cluster: Cluster) -> None:
+    """Until the operator has written nothing for a while: that all are Ready is not the last that it says."""
+    audit = Audit.from_now(cluster.audit_log)
+    time.sleep(QUIET_SECONDS)
+    while writes(audit):
+        audit = Audit.from_now(cluster.audit_log)
+        time.sleep(QUIET_SECONDS)
 
 
 def main() -> None:
@@ -116,7 +125,7 @@ def main() -> None:
         wait_until_ready(cluster, options.models)
         settled = time.monotonic() - began
         created, made = making(audit)
-        time.sleep(10)  # the last status writes
+        wait_for_quiet(cluster)
         busy = process.cpu_times()
         memory = process.memory_info().rss / 2**20
         print(f"{options.models} models with {options.replicas} replicas each")
@@ -126,7 +135,9 @@ def main() -> None:
         print(f"operator's CPU until then          {_cpu(busy) - _cpu(before):7.1f} s")
         print(f"operator's memory                  {memory:7.0f} MB")
         if options.idle_seconds:
-            idle = writes(Audit.from_now(cluster.audit_log), options.idle_seconds)
+            audit = Audit.from_now(cluster.audit_log)
+            time.sleep(options.idle_seconds)
+            idle = writes(audit)
             used = _cpu(process.cpu_times()) - _cpu(busy)
             which = ", ".join(f"{times} {what}" for what, times in idle.items())
             print(f"operator's CPU in {options.idle_seconds:3g} idle s     {used:7.1f} s")

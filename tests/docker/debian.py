@@ -71,7 +71,8 @@ def _downloaded(folder: Path) -> list[Path]:
         (folder / part).mkdir(parents=True)
     apt = ("apt-get", "-qq", "-o", f"Dir::State::Lists={folder}/lists", "-o", f"Dir::Cache={folder}/cache")
     _run(*apt, "-o", "Debug::NoLocking=1", "update")
-    _run(*apt, "-o", "Debug::NoLocking=1", "install", "-y", "--no-install-recommends", "--download-only", *_PACKAGES)
+    getting = ("install", "-y", "--no-install-recommends", "--reinstall", "--download-only")
+    _run(*apt, "-o", "Debug::NoLocking=1", *getting, *_PACKAGES)  # those that the machine has already, too
     return sorted((folder / "cache/archives").glob("*.deb"))
 
 
