@@ -95,8 +95,8 @@ def test_helm_finds_no_fault(helm: Helm) -> None:
 def test_the_readme_describes_every_value(readme: ModuleType) -> None:
     text = (CHART / "README.md").read_text()
     assert readme.renewed(text, VALUES) == text, "python charts/readme.py"
-    described = {one.name for one in readme.values(VALUES)}
-    assert {path for path in leaves(yaml.safe_load(VALUES)) if not any(f".{d}" in path for d in described)} == set()
+    described = [f".{one.name}." for one in readme.values(VALUES)]
+    assert [path for path in leaves(yaml.safe_load(VALUES)) if not f"{path}.".startswith(tuple(described))] == []
     assert "| `crds.enabled` | `true` | Install and upgrade the kind DPModel" in text
 
 
