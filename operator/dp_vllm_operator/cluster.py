@@ -79,9 +79,9 @@ class Cluster:
         """The pods of all models, of these namespaces or of the cluster."""
         return [pod for namespace in namespaces or ("",) for pod in await self._list(POD, namespace, OURS)]
 
-    async def pods(self, namespace: str, model: str, component: str) -> list[Object]:
-        """The pods that bear the model's label, whoever owns them."""
-        return await self._list(POD, namespace, f"{names.MODEL_LABEL}={model},{names.COMPONENT_LABEL}={component}")
+    async def pods(self, namespace: str, model: str) -> list[Object]:
+        """The pods that bear the model's label, of all components, whoever owns them."""
+        return await self._list(POD, namespace, f"{names.MODEL_LABEL}={model}")
 
     async def revisions(self, namespace: str, model: str) -> list[Object]:
         """The stored revisions that bear the model's label."""

@@ -14,7 +14,7 @@ from dp_vllm_operator.causes import failed_download, trouble
 from dp_vllm_operator.children import Kept
 from dp_vllm_operator.cluster import Cluster
 from dp_vllm_operator.logs import Logs
-from dp_vllm_operator.look import Look
+from dp_vllm_operator.look import Look, component
 from dp_vllm_operator.model import Model
 from dp_vllm_operator.observed import Download, DownloadState, Gateway, Observed
 from dp_vllm_operator.plan import RolloutState
@@ -44,7 +44,7 @@ async def observe(cluster: Cluster, look: Look, logs: Logs) -> Observed:
         rollout_message=plan.message if plan else "",
         revision=look.target.revision.number if look.target.revision else None,
         ready_revision=look.ready_revision,
-        gateway=await _gateway(cluster, look),
+        gateway=_gateway(look),
         download=await _download(cluster, look),
         orphans=look.orphans,
         conflicts=look.kept.conflicts,
@@ -91,7 +91,7 @@ async def _warnings(cluster: Cluster, namespace: str, replica: Replica, now: flo
     return await _or([], cluster.warnings(namespace, replica.name, replica.uid)) if stuck else []
 
 
-async def _gateway(cluster: Cluster, look: Look) -> Gateway | None:
+def _gateway(look: Look) -> Gateway | None:
     deployment = look.kept.live.get(("deployments", gateway_name(look.model)))
     if deployment is None:
         return None
@@ -99,7 +99,7 @@ async def _gateway(cluster: Cluster, look: Look) -> Gateway | None:
     available = deployment.get("status", {}).get("availableReplicas", 0)
     seen = None
     if available < desired:
-        pods = await _or([], cluster.pods(look.model.namespace, look.model.name, names.GATEWAY))
+        pods = (pod for pod in look.others if component(pod) == names.GATEWAY)
         troubles = (trouble(Replica.of(pod), look.now) for pod in pods)
         seen = next((one for one in troubles if one is not None), None)
     return Gateway(desired=desired, available=available, trouble=seen)
@@ -109,7 +109,7 @@ async def _download(cluster: Cluster, look: Look) -> Download:
     model = look.model
     if downloaded(look.kept):
         return Download(state=DownloadState.DONE if _job(look.kept) else DownloadState.NONE)
-    pods = await _or([], cluster.pods(model.namespace, model.name, names.DOWNLOAD))
+    pods = [pod for pod in look.others if component(pod) == names.DOWNLOAD]
     if not pods:
         return Download(state=DownloadState.RUNNING, message="the download starts")
     replica = Replica.of(pods[-1])

@@ -21,7 +21,7 @@ from dp_vllm_operator.children import Children, Kept
 from dp_vllm_operator.cluster import CHILDREN, Cluster
 from dp_vllm_operator.events import Recorder
 from dp_vllm_operator.logs import EVERY_SECONDS, Logs
-from dp_vllm_operator.look import Look
+from dp_vllm_operator.look import Look, component
 from dp_vllm_operator.metrics import Models
 from dp_vllm_operator.model import Model
 from dp_vllm_operator.news import news
@@ -141,7 +141,7 @@ class Reconciler:
     async def _look(self, model: Model, memory: _Memory) -> Look:
         kept = await self._keep(model, memory)
         now = self._clock()
-        mine, orphans, stored, used = await self._present(model)
+        mine, orphans, others, stored, used = await self._present(model)
         found = await target.find(self._cluster, model, stored, used, self._settings, gate=downloaded(kept))
         decided, refused = None, None
         if found.revision is not None:
@@ -159,6 +159,7 @@ class Reconciler:
             target=found,
             replicas=mine,
             orphans=orphans,
+            others=others,
             ready_revision=last_proven(stored),
             plan=decided,
             refused=refused,
@@ -167,7 +168,7 @@ class Reconciler:
     async def _look_only(self, model: Model) -> Look:
         """For a model that the operator is to leave alone."""
         now = self._clock()
-        mine, orphans, stored, _ = await self._present(model)
+        mine, orphans, others, stored, _ = await self._present(model)
         return Look(
             model=model,
             now=now,
@@ -175,6 +176,7 @@ class Reconciler:
             target=Target(revision=target.before(model, stored)),
             replicas=mine,
             orphans=orphans,
+            others=others,
             ready_revision=last_proven(stored),
         )
 
@@ -197,16 +199,20 @@ class Reconciler:
         memory.kept = await self._children.keep(model, children(model, self._settings), known)
         return memory.kept
 
-    async def _present(self, model: Model) -> tuple[tuple[Replica, ...], tuple[Replica, ...], list[Revision], set[int]]:
-        """The model's pods, those that only bear its label, its revisions, and the numbers of revisions in use."""
+    async def _present(
+        self, model: Model
+    ) -> tuple[tuple[Replica, ...], tuple[Replica, ...], tuple[Object, ...], list[Revision], set[int]]:
+        """The model's replicas, those that only bear its label, its other pods, its revisions, and numbers in use."""
         pods, stored = await asyncio.gather(
-            self._cluster.pods(model.namespace, model.name, names.REPLICA),
+            self._cluster.pods(model.namespace, model.name),
             self._cluster.revisions(model.namespace, model.name),
         )
-        mine = tuple(Replica.of(body) for body in pods if owned_by(body, model))
-        others = tuple(Replica.of(body) for body in pods if not owned_by(body, model))
-        used = {*(replica.revision for replica in (*mine, *others)), *(body["revision"] for body in stored)}
-        return mine, others, [Revision.of(body) for body in stored if owned_by(body, model)], used
+        replicas = [body for body in pods if component(body) == names.REPLICA]
+        mine = tuple(Replica.of(body) for body in replicas if owned_by(body, model))
+        orphans = tuple(Replica.of(body) for body in replicas if not owned_by(body, model))
+        others = tuple(body for body in pods if component(body) != names.REPLICA)
+        used = {*(replica.revision for replica in (*mine, *orphans)), *(body["revision"] for body in stored)}
+        return mine, orphans, others, [Revision.of(body) for body in stored if owned_by(body, model)], used
 
     # say how it stands
 

@@ -6,10 +6,7 @@ from pathlib import Path
 import pytest
 from chart.helm import Helm
 from cluster import binaries
-from cluster.given import AnyCluster
 from left_out import leave_out
-
-from dp_vllm import crd
 
 PROGRAMS = ("helm", "promtool")
 
@@ -22,14 +19,6 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
 @pytest.fixture(scope="session")
 def promtool() -> Path:
     return Path(_program("promtool"))
-
-
-@pytest.fixture(scope="session")
-def dpmodels(control_plane: AnyCluster) -> AnyCluster:
-    """A control plane with the kind, which is no release's. It stays: other processes of the test run use it too."""
-    control_plane.kubectl("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=crd.as_yaml())
-    control_plane.kubectl("wait", "--for=condition=Established", f"crd/{crd.NAME}", "--timeout=30s")
-    return control_plane
 
 
 def _program(name: str) -> str:

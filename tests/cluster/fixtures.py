@@ -8,9 +8,12 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Protocol
 
+import programs
 import pytest
 import pytest_asyncio
 from left_out import leave_out
+
+from dp_vllm import names
 
 from . import audit as audit_log
 from .given import KUBECONFIG_VARIABLE, AnyCluster, given_cluster
@@ -37,6 +40,20 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnyClust
     else:
         with shared_control_plane(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) as cluster:
             yield cluster
+
+
+@pytest.fixture(scope="session")
+def dpmodels(control_plane: AnyCluster) -> AnyCluster:
+    """A control plane that serves DPModels. The definition stays: other processes of the test run use it too."""
+    from dp_vllm import crd  # takes a while to import
+
+    control_plane.kubectl("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=crd.as_yaml())
+    control_plane.kubectl("wait", "--for=condition=Established", f"crd/{crd.NAME}", "--timeout=30s")
+    listed = functools.partial(
+        control_plane.kubectl, "api-resources", f"--api-group={names.API_GROUP}", "--cached=false"
+    )
+    programs.wait_until(lambda: names.PLURAL in listed(), "kubectl knows DPModels")
+    return control_plane
 
 
 @pytest_asyncio.fixture

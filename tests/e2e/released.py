@@ -19,6 +19,7 @@ def _values(**changed: str) -> list[str]:
         "image.tag": version,
         "image.pullPolicy": "Never",
         "defaults.gatewayImage": tag("gateway"),
+        "test.engineImage": tag("sim"),
     } | {name.replace("__", "."): value for name, value in changed.items()}
     return [word for name, value in values.items() for word in ("--set-string", f"{name}={value}")]
 

@@ -14,7 +14,7 @@ from cluster.fixtures import Kubectl
 from cluster.reach import reached
 from docker.images import tag
 from e2e.pods import MODEL
-from e2e.released import NAMESPACE, released, upgrade
+from e2e.released import NAMESPACE, RELEASE, released, upgrade
 from end_to_end.load import Load, load
 from programs import wait_until
 
@@ -250,6 +250,11 @@ def test_nothing_is_left_of_a_model_that_was_deleted(kubectl: Kubectl, model: No
     wait_until(lambda: not kubectl(*listing), "everything is gone", 60)
     kubectl("apply", "--filename=-", stdin=manifest(replicas=0))
     kubectl("wait", f"dpm/{NAME}", "--for=condition=Ready", "--timeout=60s")
+
+
+def test_helm_test_gets_a_streamed_answer(cluster: Cluster, operator: None) -> None:
+    said = cluster.run("helm", "test", RELEASE, f"--namespace={NAMESPACE}", "--logs", "--timeout=180s")
+    assert "streamed in" in said
 
 
 def test_the_operator_asks_for_nothing_that_it_may_not_have(cluster: Cluster, model: None) -> None:

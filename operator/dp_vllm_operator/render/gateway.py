@@ -6,6 +6,7 @@ from msgspec import UNSET
 
 from dp_vllm import names
 from dp_vllm_operator.model import Model
+from dp_vllm_operator.render import lost_node
 from dp_vllm_operator.settings import Settings
 
 Json = dict[str, Any]
@@ -68,6 +69,7 @@ def _pod(model: Model, settings: Settings) -> Json:
         "topologySpreadConstraints": [
             _spread(model, level) for level in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
         ],
+        "tolerations": lost_node.tolerations(),
         "containers": [_container(model, settings)],
     }
     if (keys := model.spec.api_key_secret_ref) is not UNSET:

@@ -14,7 +14,7 @@ from dp_vllm import names
 from dp_vllm.engine.command import IMAGE, Command, Order, Sizes, container_command, flags_in, patience
 from dp_vllm.spec import NO_ACCELERATOR, BadSpec, owned_variables
 from dp_vllm_operator.model import Model
-from dp_vllm_operator.render import volumes
+from dp_vllm_operator.render import lost_node, volumes
 from dp_vllm_operator.render.template import Template, merge
 from dp_vllm_operator.revision import UserPart
 
@@ -24,8 +24,6 @@ TEMPLATE_PATH: Final = "spec.template"
 _PROGRAM: Final = ["python3", "-I", f"{volumes.PROGRAMS}/engine_life.py"]
 END_SECONDS: Final = 15
 """From SIGTERM, or from the wish to restart a sick engine, to SIGKILL."""
-LOST_NODE_SECONDS: Final = 60
-"""How long a pod is kept on a node that is not heard of."""
 _STARTUP_PERIOD_SECONDS: Final = 2
 _HEALTH_SECONDS: Final = 5
 
@@ -236,12 +234,7 @@ def _hub_token(part: UserPart) -> list[Json]:
 
 
 def _tolerations(given: Any) -> list[Json]:
-    """The user's, and those for a lost node unless there are some: the API server would add its own, of 300 s."""
+    """The user's, and those for a lost node unless there are some."""
     if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
         raise BadSpec(f"{TEMPLATE_PATH}.spec.tolerations must be a list of mappings")
-    lost = [f"node.kubernetes.io/{state}" for state in ("not-ready", "unreachable")]
-    return given + [
-        {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": LOST_NODE_SECONDS}
-        for key in lost
-        if not any(one.get("key") in (None, "", key) and one.get("effect") in (None, "", "NoExecute") for one in given)
-    ]
+    return lost_node.tolerations(given)

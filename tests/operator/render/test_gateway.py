@@ -54,6 +54,13 @@ def test_a_new_gateway_comes_before_an_old_one_goes() -> None:
     assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
 
 
+def test_it_leaves_a_lost_node_as_soon_as_replicas_do() -> None:
+    assert {one["key"]: one["tolerationSeconds"] for one in pod()["tolerations"]} == {
+        "node.kubernetes.io/not-ready": 60,
+        "node.kubernetes.io/unreachable": 60,
+    }
+
+
 def test_streams_may_end_before_a_gateway_does() -> None:
     one = pod(rollout={"drainTimeoutSeconds": 44})
     (gateway,) = one["containers"]
