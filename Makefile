@@ -71,8 +71,8 @@ e2e: setup ## the tests with real Kubernetes nodes, as root (Kubernetes is built
 	@PYTHONPATH=tests $(BIN)/python -m e2e.run
 
 .PHONY: images
-images: setup ## build the Docker images
-	@PYTHONPATH=tests $(BIN)/python -m docker.run images
+images: setup ## build the Docker images, or some: make images IMAGES="operator gateway sim"
+	@PYTHONPATH=tests $(BIN)/python -m docker.run images $(IMAGES)
 
 .PHONY: bench
 bench: setup ## what our gateway costs beside others (half an hour, on a quiet machine)

@@ -1,4 +1,5 @@
-"""`make test-docker` and `make images`: `python -m docker.run [words for pytest]`, `python -m docker.run images`.
+"""`make test-docker` and `make images`: `python -m docker.run [words for pytest]`,
+`python -m docker.run images [names]`.
 
 Finds a Docker engine or starts one, and takes away what it made there. Where none can be had it says why, in its last
 line; only where everything must run (CI is set) is that a failure.
@@ -35,22 +36,26 @@ def test(words: Sequence[str]) -> int:
             _remove(docker, built)
 
 
-def build_images() -> int:
-    """Build the images; what an engine of our own cannot keep is written to `dist/images`."""
+def build_images(targets: Sequence[str]) -> int:
+    """Build these images; what an engine of our own cannot keep is written to `dist/images`."""
+    if unknown := set(targets) - set(TARGETS):
+        print(f"there is no image {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}", file=sys.stderr)
+        return 2
     with found_or_started() as docker:
         if not docker.own:
-            for image in build(docker, TARGETS, "dp-vllm", []):
+            for image in build(docker, targets, "dp-vllm", []):
                 print(image, flush=True)
             return 0
         import_python_base(docker, "PYTHON_BASE")
         folder = ROOT / "dist" / "images"
         folder.mkdir(parents=True, exist_ok=True)
-        slim = [target for target in TARGETS if target != "dp-vllm"]
+        slim = [target for target in targets if target != "dp-vllm"]
         for image in build(docker, slim, "dp-vllm", ["--network=host"]):
             archive = folder / f"{image.target}.tar"
             docker.run("save", "--output", str(archive), image.tag, seconds=300)
             print(f"{image}, {archive.relative_to(ROOT)} for `docker load`", flush=True)
-        print(f"dp-vllm was left out: {default_base('VLLM_BASE')} needs a registry and a Docker engine that stays")
+        if "dp-vllm" in targets:
+            print(f"dp-vllm was left out: {default_base('VLLM_BASE')} needs a registry and a Docker engine that stays")
     return 0
 
 
@@ -62,7 +67,7 @@ def _remove(docker: Engine, built: Sequence[Image]) -> None:
 def main(words: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        return build_images() if words == ["images"] else test(words)
+        return build_images(words[1:] or TARGETS) if words[:1] == ["images"] else test(words)
     except CommandFailed as error:
         print(error, file=sys.stderr)
         return 1
