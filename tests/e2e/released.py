@@ -12,22 +12,22 @@ NAMESPACE = "dp-vllm-system"
 RELEASE = "dp-vllm"
 
 
-def _values(**changed: str) -> list[str]:
+def values(**changed: str) -> list[str]:
     repository, _, version = tag("operator").rpartition(":")
-    values = {
+    given = {
         "image.repository": repository,
         "image.tag": version,
         "image.pullPolicy": "Never",
         "defaults.gatewayImage": tag("gateway"),
         "test.engineImage": tag("sim"),
     } | {name.replace("__", "."): value for name, value in changed.items()}
-    return [word for name, value in values.items() for word in ("--set-string", f"{name}={value}")]
+    return [word for name, value in given.items() for word in ("--set-string", f"{name}={value}")]
 
 
 def upgrade(cluster: Cluster, **changed: str) -> None:
     """Install the chart, or upgrade it, and wait until its operator is ready. `a__b` is the value `a.b`."""
     words = ("upgrade", "--install", RELEASE, str(CHART), f"--namespace={NAMESPACE}", "--create-namespace")
-    cluster.run("helm", *words, *_values(**changed), "--wait", "--timeout=120s")
+    cluster.run("helm", *words, *values(**changed), "--wait", "--timeout=120s")
 
 
 @contextmanager
