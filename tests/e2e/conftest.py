@@ -9,6 +9,7 @@ import pytest
 from cluster import Cluster
 from cluster.given import AnyCluster, GivenCluster, given_cluster
 from e2e.images import ARCHIVE_VARIABLE
+from e2e.released import released
 
 NODES = 2
 GPUS = 8
@@ -30,6 +31,13 @@ def cluster() -> Iterator[AnyCluster]:
 def control_plane(cluster: AnyCluster) -> AnyCluster:
     """The same, for the fixtures of all tests before an API server."""
     return cluster
+
+
+@pytest.fixture(scope="session")
+def operator(cluster: Cluster) -> Iterator[None]:
+    """The chart is installed."""
+    with released(cluster):
+        yield
 
 
 @pytest.fixture

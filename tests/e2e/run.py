@@ -1,5 +1,7 @@
 """`make e2e`: `python -m e2e.run [words for pytest]`. Kubernetes with real nodes, and the project's images in its pods.
 
+`make e2e-vllm` adds the words that choose the tests with the real engine.
+
 Builds what is missing into the user's cache. Where nodes cannot be had it says why, in its last line; only where
 everything must run (CI is set) is that a failure.
 """
@@ -22,6 +24,7 @@ from e2e.images import ARCHIVE_VARIABLE, archive
 
 _TESTS: Final = Path(__file__).parents[1]
 _PARTS: Final = ("plane", "node", "dns", "helm")
+_MARKED: Final = "e2e and not vllm"
 _TEST_SECONDS: Final = 300
 
 
@@ -37,7 +40,7 @@ def main(words: Sequence[str]) -> int:
         print(f"the tests with Kubernetes nodes were not run: {reason}")
         return int(bool(os.environ.get("CI")))
     where = [] if any(Path(word.partition("::")[0]).exists() for word in words) else [str(_TESTS)]
-    command = [sys.executable, "-m", "pytest", *where, "-m", "e2e", "-o", f"timeout={_TEST_SECONDS}", *words]
+    command = [sys.executable, "-m", "pytest", *where, "-m", _MARKED, "-o", f"timeout={_TEST_SECONDS}", *words]
     return subprocess.run(command, cwd=ROOT, env=os.environ | {ARCHIVE_VARIABLE: str(images)}).returncode
 
 

@@ -14,7 +14,7 @@ from cluster.fixtures import Kubectl
 from cluster.reach import reached
 from docker.images import tag
 from e2e.pods import MODEL
-from e2e.released import NAMESPACE, RELEASE, released, upgrade
+from e2e.released import NAMESPACE, RELEASE, upgrade
 from end_to_end.load import Load, load
 from programs import wait_until
 
@@ -23,13 +23,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.own_cluster]
 NAME = "sim"
 CLIENTS = 12
 READY_SECONDS = 120.0
-
-
-@pytest.fixture(scope="session")
-def operator(cluster: Cluster) -> Iterator[None]:
-    """The chart is installed."""
-    with released(cluster):
-        yield
 
 
 def manifest(**spec: Any) -> str:
