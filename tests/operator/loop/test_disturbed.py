@@ -66,7 +66,7 @@ async def test_old_lists_make_and_delete_nothing_twice(scene: Scene) -> None:
 
 def _looks(scene: Scene) -> int:
     """How often the pods of the model were asked for."""
-    return sum(one.path.endswith("/pods") and "component" in one.query for one in scene.meddler.asked)
+    return sum(one.path.endswith("/pods") and "model" in one.query for one in scene.meddler.asked)
 
 
 async def until_looked(scene: Scene) -> None:
