@@ -2,7 +2,7 @@
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ("left_out", "cluster.fixtures", "kubelet.fixtures")
+pytest_plugins = ("left_out", "long_first", "cluster.fixtures", "kubelet.fixtures")
 
 # How long an example takes says nothing here: other tests run beside it. All else is as Hypothesis has it, in CI too.
 settings.register_profile(

@@ -51,7 +51,7 @@ class _Memory:
 
     uid: str
     new: bool
-    """Made since this operator began."""
+    """Made since this operator began, and none of its children are yet."""
     logs: Logs
     failures: Failures = field(default_factory=Failures)
     kept: Kept | None = None
@@ -195,7 +195,7 @@ class Reconciler:
             known = {plural: before.of(plural) for plural in untouched}
         elif memory.new and not model.status:  # what there is of it nevertheless is found when it is to be made
             known = {plural: {} for plural in untouched}
-        memory.kept, memory.kept_for, memory.heard = None, model.generation, set()  # None: it may fail
+        memory.kept, memory.kept_for, memory.heard, memory.new = None, model.generation, set(), False  # it may fail
         memory.kept = await self._children.keep(model, children(model, self._settings), known)
         return memory.kept
 
