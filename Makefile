@@ -70,6 +70,10 @@ test-docker: setup ## the tests of the images, in a real Docker engine (as root 
 e2e: setup ## the tests with real Kubernetes nodes, as root (Kubernetes is built once, in about 10 minutes)
 	@PYTHONPATH=tests $(BIN)/python -m e2e.run
 
+.PHONY: e2e-vllm
+e2e-vllm: setup ## the same with the real vLLM in the pods, on the CPU (8 GB of memory)
+	@PYTHONPATH=tests $(BIN)/python tests/vllm/run.py -- $(BIN)/python -m e2e.run -m "e2e and vllm"
+
 .PHONY: images
 images: setup ## build the Docker images, or some: make images IMAGES="operator gateway sim"
 	@PYTHONPATH=tests $(BIN)/python -m docker.run images $(IMAGES)

@@ -1,5 +1,6 @@
 """Says at the end of a run which tests this run left out, and why or how to run them."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -28,10 +29,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     items = reporter.stats.get("deselected", []) if reporter is not None else []
     left_out = session.config.stash[_LEFT_OUT]
-    for line in session.config.getini("markers"):
-        count = sum(item.get_closest_marker(line.partition(":")[0]) is not None for item in items)
-        if count and f"not {line.partition(':')[0]}" in session.config.option.markexpr:
-            left_out[f"marked {line}"] = count
+    unwanted = set(re.findall(r"not (\w+)", session.config.option.markexpr))
+    wanted = set(re.findall(r"\w+", session.config.option.markexpr)) - unwanted - {"and", "or", "not"}
+    for marks in ({mark.name for mark in item.iter_markers()} for item in items):
+        if wanted <= marks and (line := _first(session.config, marks & unwanted)):
+            left_out[f"marked {line}"] = left_out.get(f"marked {line}", 0) + 1
+
+
+def _first(config: pytest.Config, marks: set[str]) -> str:
+    """The first line about one of these marks: a test is counted once."""
+    return next((line for line in config.getini("markers") if line.partition(":")[0] in marks), "")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -21,13 +21,12 @@ DIRECTORY_VARIABLE: Final = "DP_VLLM_TEST_VLLM"
 START_SECONDS: Final = 240.0
 NAME: Final = "tiny"
 
-FLAGS: Final = (
-    "--served-model-name",
-    NAME,
+SMALL: Final = (
     "--enforce-eager",  # no torch.compile: a start takes a third of the time
     "--kv-cache-memory-bytes",
     "64M",  # 131,072 tokens of this model; by default an engine reserves 92 % of the memory
 )
+FLAGS: Final = ("--served-model-name", NAME, *SMALL)
 
 VARIABLES: Final = {
     "OMP_NUM_THREADS": "1",  # more threads than cores make it ten times slower

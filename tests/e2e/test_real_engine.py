@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import ctypes
 import json
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -37,14 +39,21 @@ KINDS: Final = (
 )
 
 _PYTHON: Final = "/opt/python"
-"""Where the Python that vLLM was installed for is in the pod: home directories of root are closed to others."""
 _INSTALLED: Final = "/opt/vllm"
+"""Where both are in a pod. Not where they are on the node: root's home is closed to others."""
 _VERSION: Final = f"python{sys.version_info.major}.{sys.version_info.minor}"
+_NUMA: Final = "libnuma.so.1"
+
+
+def numa() -> Path:
+    """The one library that vLLM's CPU build expects of its system and a slim image lacks."""
+    ctypes.CDLL(_NUMA)
+    return Path(re.findall(r"/\S+libnuma\S+", Path("/proc/self/maps").read_text())[0])
 
 
 def manifest(*args: str) -> str:
     """A DPModel whose image has no vLLM: its template mounts one and says how it is called."""
-    places = {_PYTHON: Path(sys.base_prefix), _INSTALLED: real_engine.directory()}
+    places = {_PYTHON: Path(sys.base_prefix), _INSTALLED: real_engine.directory(), f"/usr/lib/{_NUMA}": numa()}
     variables = real_engine.VARIABLES | {
         "PYTHONPATH": f"{_INSTALLED}/venv/lib/{_VERSION}/site-packages",
         "LD_LIBRARY_PATH": f"{_PYTHON}/lib",
@@ -52,11 +61,12 @@ def manifest(*args: str) -> str:
     container = {
         "name": "engine",
         "command": [f"{_PYTHON}/bin/{_VERSION}", f"{_INSTALLED}/venv/bin/vllm", "serve"],
-        "volumeMounts": [{"name": Path(at).name, "mountPath": at, "readOnly": True} for at in places],
+        "volumeMounts": [
+            {"name": f"mounted-{number}", "mountPath": at, "readOnly": True} for number, at in enumerate(places)
+        ],
     }
     volumes = [
-        {"name": Path(at).name, "hostPath": {"path": str(there.resolve()), "type": "Directory"}}
-        for at, there in places.items()
+        {"name": f"mounted-{number}", "hostPath": {"path": str(there)}} for number, there in enumerate(places.values())
     ]
     spec = {
         "model": f"{_INSTALLED}/model",

@@ -3,7 +3,7 @@
 Everything lies in `${XDG_CACHE_HOME:-~/.cache}/dp-vllm/vllm-VERSION-HASH`, where the hash is of this recipe: a change
 of the recipe installs anew, and any number of working copies share one installation. Where the tests cannot be run,
 the last line says why, and the exit status is 1 in CI (`CI` is set) and 0 elsewhere. Words behind the program's name
-go to pytest.
+go to pytest; words behind `--` are a command that is run in its place.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ class CannotRun(Exception):
     """This machine cannot run the real engine; the message says why."""
 
 
-def main(pytest_arguments: list[str]) -> int:
+def main(words: list[str]) -> int:
     try:
         check_machine()
         directory = directory_of_the_recipe()
@@ -45,7 +45,8 @@ def main(pytest_arguments: list[str]) -> int:
         print(f"the tests with the real vLLM were not run: {reason}")
         return 1 if os.environ.get("CI") else 0
     print(f"vLLM is in {directory}", flush=True)
-    argv = [sys.executable, "-m", "pytest", str(HERE.parent), "-m", "vllm", "-o", "timeout=600", *pytest_arguments]
+    tests = [sys.executable, "-m", "pytest", str(HERE.parent), "-m", "vllm and not e2e", "-o", "timeout=600", *words]
+    argv = words[1:] if words[:1] == ["--"] else tests
     return subprocess.call(argv, env={**os.environ, "DP_VLLM_TEST_VLLM": str(directory)})
 
 

@@ -80,6 +80,8 @@ def main(directory: str) -> None:
     words = tokenizer()
     words.save_pretrained(directory)
     model(words).save_pretrained(directory)
+    for file in Path(directory).iterdir():
+        file.chmod(0o644)  # weights are written for their owner alone, and pods have another user
 
 
 if __name__ == "__main__":
