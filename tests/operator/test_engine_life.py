@@ -181,7 +181,7 @@ def test_a_server_that_does_not_answer_is_given_time(tmp_path: Path) -> None:
         program.signal(signal.SIGSTOP)
         begun = time.monotonic()
         assert look(program, tmp_path).returncode == 0
-        assert time.monotonic() - begun < 5, "the kubelet waits no longer"
+        assert time.monotonic() - begun < 20, "the kubelet waits no longer"
         assert becomes_dead(program, tmp_path).startswith("the engine did not answer for ")
         program.signal(signal.SIGCONT)
         assert look(program, tmp_path).returncode == 0
