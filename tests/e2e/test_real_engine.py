@@ -21,14 +21,15 @@ from cluster.reach import reached
 from docker.images import tag
 from programs import Program, running, wait_until
 
+from dp_vllm.engine.log import stage
 from dp_vllm_operator.progress import LOADING_PHASES
 
-pytestmark = [pytest.mark.e2e, pytest.mark.vllm, pytest.mark.own_cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.vllm, pytest.mark.own_cluster, pytest.mark.timeout(1500)]
 
 NAME: Final = "real"
 CLIENTS: Final = 2
 TOKENS: Final = 30
-START_SECONDS: Final = 300
+START_SECONDS: Final = 600
 DRAIN_SECONDS: Final = 60
 END_SECONDS: Final = 15
 
@@ -95,6 +96,9 @@ async def test_the_real_engine_loads_streams_rolls_scales_and_ends(
         wait_until(lambda: "AllReplicasReady" in rows.output(), "it is told that all replicas are ready")
     assert set(rows.output().split()) & set(LOADING_PHASES), f"nothing of the engine's log is told:\n{rows.output()}"
     first = replicas(kubectl)
+    for pod in first:
+        lines = kubectl("logs", pod).splitlines()
+        assert {found.phase for line in lines if (found := stage([line]))} >= {"Loading", "WarmingUp"}, lines
 
     def roll() -> set[str]:
         kubectl("apply", "--filename=-", stdin=manifest("--max-num-seqs", "8"))
@@ -134,7 +138,7 @@ def settled(kubectl: Kubectl) -> None:
     """Wait until what was asked for last is done."""
     for condition in ("Progressing=False", "Ready"):
         try:
-            kubectl("wait", f"dpm/{NAME}", f"--for=condition={condition}", f"--timeout={2 * START_SECONDS}s")
+            kubectl("wait", f"dpm/{NAME}", f"--for=condition={condition}", f"--timeout={START_SECONDS}s")
         except ClusterError:
             print(kubectl("get", "dpm,pods", "--output=wide"), kubectl("describe", "dpm"))
             print(kubectl("logs", "--prefix", "--tail=100", OF_REPLICAS))
