@@ -120,6 +120,14 @@ def test_stages_of_a_start(lines: int, phase: str, percent: int | None) -> None:
     assert stage is not None and (stage.phase, stage.percent) == (phase, percent)
 
 
+def test_an_engine_that_shall_not_compile_does_not_compile() -> None:
+    read = "(APIServer pid=1) INFO 11-21 17:00:00 [model.py:1] Resolved architecture: LlamaForCausalLM"
+    eager = "(APIServer pid=1) WARNING 11-21 17:00:01 [vllm.py:1] Enforce eager set, disabling torch.compile, and more"
+
+    stage = log.stage([read, eager])
+    assert stage is not None and (stage.phase, stage.words) == ("Loading", "reading the model's configuration")
+
+
 def test_no_stage_without_a_line_that_says_so() -> None:
     assert log.stage(["INFO 08-01 [api_server.py:12] vLLM API server version 0.32.0"]) is None
 
