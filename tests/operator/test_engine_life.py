@@ -134,9 +134,14 @@ def test_a_core_whose_requests_wait_for_their_clients_is_alive(tmp_path: Path) -
         with a_request(program, tokens=20):
             wait_until(lambda: counters(program)["vllm:num_requests_running"] == 0, "the core is done")
             before = counters(program)["vllm:iteration_tokens_total_count"]
+
+            def was_asked() -> bool:
+                assert look(program, tmp_path).returncode == 0
+                return counters(program)["vllm:iteration_tokens_total_count"] > before
+
+            wait_until(was_asked, "the core is asked for one token more")
             stays_alive(program, tmp_path)
             assert load_of(program) == 1
-            assert counters(program)["vllm:iteration_tokens_total_count"] > before, "it was asked"
 
 
 @pytest.mark.parametrize("path", ["/sleep?level=0&mode=keep", "/pause?mode=keep"])

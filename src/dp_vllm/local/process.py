@@ -57,9 +57,9 @@ class Exit:
 class Running:
     """A program that was started. Its `exit` is to be awaited by one task alone."""
 
-    def __init__(self, guardian: asyncio.subprocess.Process, program: ProcessId) -> None:
-        self._process = guardian
-        self.guardian = pids.identify(guardian.pid)
+    def __init__(self, process: asyncio.subprocess.Process, guardian: ProcessId, program: ProcessId) -> None:
+        self._process = process
+        self.guardian = guardian
         self.program = program
         self.ended = False
         """Whether `exit` has returned."""
@@ -102,7 +102,10 @@ async def running(program: Program) -> AsyncIterator[Running]:
     assert guardian.stdin is not None and guardian.stdout is not None
     now: Running | None = None
     try:
-        now = Running(guardian, await _start(guardian.stdin, guardian.stdout, program))
+        identity = pids.identify(
+            guardian.pid
+        )  # while it waits for its orders: it ends with a program that ends at once
+        now = Running(guardian, identity, await _start(guardian.stdin, guardian.stdout, program))
         yield now
         if now.ended:
             await guardian.stdout.read()
