@@ -132,7 +132,8 @@ async def prepared(scene: Scene, flow: str) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("flow", ["create", pytest.param("roll", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("flow", ["create", "roll"])
 async def test_no_operator_lives_for_longer_than_one_write(scene: Scene, flow: str) -> None:
     await prepared(scene, flow)
     killer = Killer(scene, Fate.UNANSWERED, 1, every=True)

@@ -101,6 +101,7 @@ def walks(edits: int) -> Any:
 QUIET = list(HealthCheck)
 
 
+@pytest.mark.exhaustive
 @settings(max_examples=2, suppress_health_check=QUIET, database=None)
 @given(one=walks(4))
 def test_a_walk(stage: Stage, one: tuple[list[Spec], list[bool]]) -> None:
