@@ -156,6 +156,7 @@ async def served_by(loads: list[Load], *names: str) -> None:
         assert {chat.replica for chat in each.chats[before:]} == set(names)
 
 
+@pytest.mark.exhaustive
 async def test_nothing_fails_while_pods_come_and_go(
     control_plane: AnyCluster, namespace: str, pods: Pods, tmp_path: Path
 ) -> None:
@@ -213,6 +214,7 @@ async def test_a_gateway_that_ends_moves_its_clients_to_the_other(
             await chats.until(30)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.own_cluster
 async def test_what_is_known_outlasts_the_api_server(tmp_path: Path) -> None:
     with Cluster() as cluster, gateway(cluster.kubeconfig, "default", tmp_path / "gateway") as program:

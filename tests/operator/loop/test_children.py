@@ -117,6 +117,7 @@ async def _gateway_says(scene: Scene, word: str) -> bool:
     return word in json.dumps((await scene.get(DEPLOYMENTS, "m-gateway"))["spec"])
 
 
+@pytest.mark.exhaustive
 async def test_an_upgrade_restarts_no_replica_and_rolls_the_gateways_of_one_model_after_the_other(
     scene: Scene,
 ) -> None:
