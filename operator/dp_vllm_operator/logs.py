@@ -15,7 +15,6 @@ EVERY_SECONDS: Final = 15.0
 
 PROGRESS_LINES: Final = 50
 LAST_LINES: Final = 200
-AT_ONCE: Final = 8
 
 Lines = Sequence[str]
 

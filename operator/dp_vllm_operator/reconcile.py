@@ -67,6 +67,20 @@ class _Memory:
         self.kept, self.heard = None, set()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Present:
+    """What there is of a model beside its children."""
+
+    replicas: tuple[Replica, ...]
+    orphans: tuple[Replica, ...]
+    """Replicas that only bear its label."""
+    others: tuple[Object, ...]
+    """Pods of its gateway and its download."""
+    revisions: list[Revision]
+    used: set[int]
+    """Numbers that a new revision cannot have."""
+
+
 class Reconciler:
     """Brings models nearer to what is wanted. It owns what is remembered of each."""
 
@@ -141,11 +155,12 @@ class Reconciler:
     async def _look(self, model: Model, memory: _Memory) -> Look:
         kept = await self._keep(model, memory)
         now = self._clock()
-        mine, orphans, others, stored, used = await self._present(model)
-        found = await target.find(self._cluster, model, stored, used, self._settings, gate=downloaded(kept))
+        present = await self._present(model)
+        mine, stored = present.replicas, present.revisions
+        found = await target.find(self._cluster, model, stored, present.used, self._settings, gate=downloaded(kept))
         decided, refused = None, None
         if found.revision is not None:
-            decided = await fleet.decide(model, found.revision, stored, mine, orphans, memory.failures, now)
+            decided = await fleet.decide(model, found.revision, stored, mine, present.orphans, memory.failures, now)
             refused = await fleet.carry_out(self._cluster, model, found.revision, stored, decided, now)
             if decided.why:
                 log.info("%s/%s: %s", model.namespace, model.name, decided.why)
@@ -158,8 +173,8 @@ class Reconciler:
             kept=kept,
             target=found,
             replicas=mine,
-            orphans=orphans,
-            others=others,
+            orphans=present.orphans,
+            others=present.others,
             ready_revision=last_proven(stored),
             plan=decided,
             refused=refused,
@@ -168,16 +183,16 @@ class Reconciler:
     async def _look_only(self, model: Model) -> Look:
         """For a model that the operator is to leave alone."""
         now = self._clock()
-        mine, orphans, others, stored, _ = await self._present(model)
+        present = await self._present(model)
         return Look(
             model=model,
             now=now,
             kept=await self._children.see(model),
-            target=Target(revision=target.before(model, stored)),
-            replicas=mine,
-            orphans=orphans,
-            others=others,
-            ready_revision=last_proven(stored),
+            target=Target(revision=target.before(model, present.revisions)),
+            replicas=present.replicas,
+            orphans=present.orphans,
+            others=present.others,
+            ready_revision=last_proven(present.revisions),
         )
 
     async def _keep(self, model: Model, memory: _Memory) -> Kept:
@@ -199,10 +214,7 @@ class Reconciler:
         memory.kept = await self._children.keep(model, children(model, self._settings), known)
         return memory.kept
 
-    async def _present(
-        self, model: Model
-    ) -> tuple[tuple[Replica, ...], tuple[Replica, ...], tuple[Object, ...], list[Revision], set[int]]:
-        """The model's replicas, those that only bear its label, its other pods, its revisions, and numbers in use."""
+    async def _present(self, model: Model) -> _Present:
         pods, stored = await asyncio.gather(
             self._cluster.pods(model.namespace, model.name),
             self._cluster.revisions(model.namespace, model.name),
@@ -212,7 +224,8 @@ class Reconciler:
         orphans = tuple(Replica.of(body) for body in replicas if not owned_by(body, model))
         others = tuple(body for body in pods if component(body) != names.REPLICA)
         used = {*(replica.revision for replica in (*mine, *orphans)), *(body["revision"] for body in stored)}
-        return mine, orphans, others, [Revision.of(body) for body in stored if owned_by(body, model)], used
+        revisions = [Revision.of(body) for body in stored if owned_by(body, model)]
+        return _Present(replicas=mine, orphans=orphans, others=others, revisions=revisions, used=used)
 
     # say how it stands
 

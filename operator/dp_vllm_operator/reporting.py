@@ -5,9 +5,9 @@ All parts of the operator share it, so each request is told of once. It changes 
 
 import asyncio
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
-from dp_vllm.kubernetes_api import JSON, REQUEST_SECONDS, ApiError, KubernetesApi, Unreachable
+from dp_vllm.kubernetes_api import ApiError, KubernetesApi, Unreachable
 from dp_vllm_operator.health import Health
 from dp_vllm_operator.metrics import Metrics
 
@@ -28,14 +28,10 @@ class ReportingApi(KubernetesApi):
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        body: object = None,
-        content_type: str = JSON,
-        seconds: float = REQUEST_SECONDS,
+        **told: Any,
     ) -> bytes:
         try:
-            answer = await super().text(
-                method, path, query=query, body=body, content_type=content_type, seconds=seconds
-            )
+            answer = await super().text(method, path, query=query, **told)
         except (ApiError, Unreachable) as error:
             self._refused(error)
             raise

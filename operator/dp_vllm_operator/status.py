@@ -105,11 +105,6 @@ def write_in_seconds(old: Mapping[str, Any], new: Mapping[str, Any], now: float,
     return max(0.0, min(PROGRESS_SECONDS, last_written + PROGRESS_SECONDS - now))
 
 
-def worth_writing(old: Mapping[str, Any], new: Mapping[str, Any], now: float, last_written: float) -> bool:
-    """Whether to write the status now."""
-    return write_in_seconds(old, new, now, last_written) == 0.0
-
-
 def _generation(model: Model) -> int:
     """The generation that all is said of: nobody sees to a spec that is edited while the model is left alone."""
     seen: int | None = model.status.get("observedGeneration") if is_disabled(model) else None

@@ -235,6 +235,8 @@ class _Login:
             self.namespace = own_namespace(self._service_account) or self.namespace
         elif self._kubeconfig is None:
             told = os.environ.get("KUBECONFIG")  # the library reads it once, when it is imported
+            if not _any_is_there(told or "~/.kube/config"):
+                raise kubernetes_config.ConfigException("there is no such file")
             self._kubeconfig = await kubernetes_config.load_kube_config(told, client_configuration=configuration)
             self.namespace = self._kubeconfig.current_context["context"].get("namespace") or self.namespace
         else:
@@ -245,6 +247,11 @@ class _Login:
         if time.monotonic() - self._loaded_at >= self._renew_seconds:
             with contextlib.suppress(*_UNUSABLE):
                 await self.load(configuration)
+
+
+def _any_is_there(files: str) -> bool:
+    """Of several, as KUBECONFIG names them."""
+    return any(Path(file).expanduser().exists() for file in files.split(os.pathsep) if file)
 
 
 def in_cluster(service_account: Path = SERVICE_ACCOUNT) -> bool:

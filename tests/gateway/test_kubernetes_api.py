@@ -57,6 +57,13 @@ async def test_a_kubeconfig_that_cannot_be_used_is_named(server: ApiServer, tmp_
             pass
 
 
+async def test_a_kubeconfig_that_is_missing_is_said_to_be(server: ApiServer, tmp_path: Path) -> None:
+    (tmp_path / "kubeconfig").unlink()
+    with pytest.raises(UserError, match=r"kubeconfig \(KUBECONFIG names another\): there is no such file$"):
+        async with kubernetes_api.connect():
+            pass
+
+
 async def test_who_asks_is_told(server: ApiServer) -> None:
     async with kubernetes_api.connect() as api:
         await api.request("GET", "/api/v1/pods")

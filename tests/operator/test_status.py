@@ -18,7 +18,7 @@ from dp_vllm_operator.model import Model
 from dp_vllm_operator.observed import Observed
 from dp_vllm_operator.plan import RolloutState
 from dp_vllm_operator.progress import Progress
-from dp_vllm_operator.status import PROGRESS_SECONDS, invalid, same, status, worth_writing, write_in_seconds
+from dp_vllm_operator.status import PROGRESS_SECONDS, invalid, same, status, write_in_seconds
 
 
 def test_counts() -> None:
@@ -168,7 +168,6 @@ def loading(percent: int) -> dict[str, Any]:
 )
 def test_progress_alone_waits(last_written: float, seconds: float) -> None:
     assert write_in_seconds(loading(40), loading(50), NOW, last_written) == seconds
-    assert worth_writing(loading(40), loading(50), NOW, last_written) == (seconds == 0.0)
 
 
 @pytest.mark.parametrize(
@@ -186,4 +185,4 @@ def test_everything_else_is_written_at_once(changed: Observed) -> None:
 
 
 def test_the_first_status_is_written_at_once() -> None:
-    assert worth_writing({}, loading(40), NOW, NOW)
+    assert write_in_seconds({}, loading(40), NOW, NOW) == 0.0
