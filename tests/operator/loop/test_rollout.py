@@ -1,7 +1,7 @@
 """How replicas are replaced when a DPModel changes: how many serve meanwhile, what stops it, and the way back."""
 
 import pytest
-from kubelet import IMAGE_PULL, READY
+from kubelet import IMAGE_PULL, NEVER_READY, READY
 from stage import Moment, Scene
 
 from dp_vllm_operator.cluster import POD, REVISION
@@ -100,13 +100,14 @@ async def test_the_way_back_is_by_the_old_revision_asked_for_by_number_or_by_its
 
 @pytest.mark.exhaustive
 async def test_a_change_in_the_middle_of_a_rollout_leads_to_the_last_one(scene: Scene) -> None:
+    scene.kubelet.script("m-2-2", NEVER_READY)  # the second new one: the rollout stays in its middle
     await scene.operator()
     await scene.apply(replicas=3, rollout=SURGE)
     await scene.until_ready()
 
     async with scene.history() as moments:
         await scene.apply(replicas=3, rollout=SURGE, engine=args("--seed=1"))
-        await scene.until(lambda: are_of(scene, [1, 1, 2]), "one is replaced")
+        await scene.until(lambda: are_of(scene, [1, 1, 2, 2]), "one is replaced, and the next one is on its way")
         await scene.apply(replicas=3, rollout=SURGE, engine=args("--seed=2"))
         await scene.until_ready(seconds=90)
 
