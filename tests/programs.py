@@ -29,11 +29,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
+def wait_until(condition: Callable[[], bool], what: str | Callable[[], str], seconds: float = START_SECONDS) -> None:
     """Poll `condition` until it holds; fail with `what` when it has not within `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, f"waited {seconds:g} s in vain: {what}"
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {seconds:g} s in vain: {what if isinstance(what, str) else what()}")
         time.sleep(0.02)
 
 

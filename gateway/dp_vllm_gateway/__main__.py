@@ -16,9 +16,9 @@ import click
 
 from dp_vllm import log_format, names
 from dp_vllm.errors import BadSettings, DpVllmError, UserError
+from dp_vllm.policy import DEFAULT_POLICY, PREFIX_WEIGHT, Policy
 from dp_vllm_gateway.config import Cors, GatewayConfig, KubernetesModel, Limits, Tls
 from dp_vllm_gateway.discovery import static
-from dp_vllm_gateway.pick import Policy
 from dp_vllm_gateway.server import run
 
 try:
@@ -69,7 +69,18 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="Keys, one a line, read again when it changes.")
 @click.option("--replica-api-key", metavar="KEY", help="The key that the engines want.")
 @click.option(
-    "--policy", type=click.Choice([p.value for p in Policy]), default=Policy.LEAST_LOAD.value, show_default=True
+    "--policy",
+    type=click.Choice([p.value for p in Policy]),
+    default=DEFAULT_POLICY.value,
+    show_default=True,
+    help="How a request's replica is chosen.",
+)
+@click.option(
+    "--prefix-weight",
+    type=click.FloatRange(0, 1000),
+    default=PREFIX_WEIGHT,
+    show_default=True,
+    help="Seconds of waiting that a second of saved prefill is worth, with --policy prefix.",
 )
 @click.option("--admin-socket", type=click.Path(path_type=Path), help="A unix socket for state and metrics, no key.")
 @click.option("--metrics-port", type=click.IntRange(1, 65535), help="/metrics, /health and /ready on a port, no key.")
@@ -120,6 +131,7 @@ def _config(given: dict[str, Any]) -> GatewayConfig:
         api_key_file=given["api_key_file"],
         replica_api_key=given["replica_api_key"],
         policy=Policy(given["policy"]),
+        prefix_weight=given["prefix_weight"],
         admin_socket=given["admin_socket"],
         metrics_port=given["metrics_port"],
         tls=_tls(given),

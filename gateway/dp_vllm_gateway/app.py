@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import random
 import secrets
 from http import HTTPStatus
 from typing import Final
@@ -26,6 +27,7 @@ from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.proxy import Outgoing, Proxy
 from dp_vllm_gateway.relay import Relay
 from dp_vllm_gateway.replies import Refusal
+from dp_vllm_gateway.routing.router import Router
 
 OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 """Answered without a key: they tell nothing of anybody."""
@@ -46,9 +48,10 @@ class Gateway:
         self._pool = pool
         self._keys = keys
         self._bodies = Bodies(config.limits)
-        self.proxy = Proxy(config, pool)
+        router = Router(config.policy, prefix_weight=config.prefix_weight, rng=random.Random())  # noqa: S311 - no secret
+        self.proxy = Proxy(config, pool, router)
         self.broadcasts = Broadcasts(pool, seconds=config.limits.first_byte_seconds)
-        self.websockets = websockets.WebSockets(config, pool)
+        self.websockets = websockets.WebSockets(config, pool, router)
         self._merged = merged.Merged(config, pool)
         self._journal = journal
         self._metrics = Metrics()
@@ -176,6 +179,8 @@ class Gateway:
     async def _ask_all(self, out: Outgoing, relay: Relay, call: Call) -> None:
         if out.route.reach is Reach.ALL:
             answer = await self.broadcasts.send(out)
+            if out.route.forgets:
+                self._pool.forget_prefixes()
         else:
             answer = await self._merged.answer(out)
         call.status, call.replica = answer.status, "all"
@@ -195,7 +200,7 @@ class Gateway:
         if not route.json_body or not body or b"content-encoding" in incoming.read:
             return Facts(model=request.query.get("model") if self._pool.several_models else None)
         try:
-            return facts_of(body)
+            return facts_of(body, self._config.policy, incoming.read.get(b"x-session-id"))
         except BadJson as error:
             raise Refusal(400, f"the body is not JSON: {error}", code="bad_json") from error
 

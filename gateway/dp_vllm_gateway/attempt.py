@@ -246,7 +246,7 @@ class Attempt:
         self._lease.answering()
         self._call.answered_at = self._loop.time()
         if not self._relay.begun:
-            lines = self._head.lines + self._answer_lines + self._lease.member.answer_line
+            lines = self._head.lines + self._answer_lines + self._lease.answer_lines()
             self._relay.head(self.status, lines, length)
 
     def _mind_the_client(self) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dp_vllm import names
-from dp_vllm_gateway.pick import Policy
+from dp_vllm.policy import DEFAULT_POLICY, PREFIX_WEIGHT, Policy
 
 
 def _limit(default: Any, said: str) -> Any:
@@ -76,7 +76,9 @@ class GatewayConfig:
     api_keys: tuple[str, ...] = ()
     api_key_file: Path | None = None
     replica_api_key: str | None = None
-    policy: Policy = Policy.LEAST_LOAD
+    policy: Policy = DEFAULT_POLICY
+    prefix_weight: float = PREFIX_WEIGHT
+    """How many seconds of waiting a second of saved prefill is worth."""
     admin_socket: Path | None = None
     metrics_port: int | None = None
     tls: Tls | None = None

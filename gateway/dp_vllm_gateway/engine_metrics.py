@@ -54,6 +54,18 @@ class _Family:
 
 _Families = dict[bytes, _Family]
 
+_CACHE: Final = re.compile(rb"vllm:cache_config_info\{[^}\n]*\}")
+_NUMBER: Final = rb'%b="([0-9]+)"'
+
+
+def cache_tokens(scrape: bytes) -> int:
+    """How many tokens the engine's KV cache holds; 0 if it does not say."""
+    found = _CACHE.search(scrape)
+    if found is None:
+        return 0
+    numbers = [re.search(_NUMBER % label, found[0]) for label in (b"block_size", b"num_gpu_blocks")]
+    return int(numbers[0][1]) * int(numbers[1][1]) if numbers[0] and numbers[1] else 0
+
 
 def merge(scrapes: Mapping[str, bytes]) -> bytes:
     """The scrapes of several replicas, by name, as one text in which each sample has the label `replica`."""

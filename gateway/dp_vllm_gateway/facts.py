@@ -4,18 +4,14 @@ A field of the wrong type is simply not known. Only a body that no JSON reader t
 """
 
 import json
-import re
 from typing import Any, Final
 
 import msgspec
+import xxhash
 
-BYTES_PER_TOKEN: Final = 4
-"""English text under today's tokenizers, roughly."""
-
-TOKENS_PER_DATA_URL: Final = 1000
-"""An image or a sound that is sent within the prompt."""
-
-_DATA_URL: Final = re.compile(rb'data:[\w/+.-]*;base64,[^"]*')
+from dp_vllm.policy import Policy
+from dp_vllm_gateway.routing.blocks import BLOCK_BYTES, blocks_of
+from dp_vllm_gateway.routing.prompt import Prompt, PromptFields, prompt_of
 
 
 class Facts(msgspec.Struct, frozen=True, gc=False):
@@ -29,36 +25,42 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
     """The prompt's length, estimated."""
     previous_response: str | None = None
     """The id of a response that only the replica which made it knows."""
+    blocks: list[int] = []
+    """The prompt's full blocks (`routing.blocks`), if the policy compares prompts."""
+    block_tokens: float = 0.0
+    """How many of the tokens are in one block."""
+    affinity: int = 0
+    """Requests that have the same number want the same replica, if the policy says so; 0: none is wanted."""
 
 
 class BadJson(ValueError):
     """The body is no JSON; the message says where it stops being one."""
 
 
-class _Body(msgspec.Struct):
+class _Body(PromptFields):
     model: str | None = None
     stream: bool | None = None
     n: int | None = None
     previous_response_id: str | None = None
-    prompt: msgspec.Raw = msgspec.Raw()
+    prompt_cache_key: str | None = None
+    user: str | None = None
 
 
-class _Untyped(msgspec.Struct):
+class _Untyped(PromptFields):
     model: Any = None
     stream: Any = None
     n: Any = None
     previous_response_id: Any = None
-    prompt: msgspec.Raw = msgspec.Raw()
+    prompt_cache_key: Any = None
+    user: Any = None
 
     def typed(self) -> _Body:
         """What has the right type; the rest is not known."""
-        return _Body(
-            self.model if isinstance(self.model, str) else None,
-            self.stream if isinstance(self.stream, bool) else None,
-            self.n if isinstance(self.n, int) else None,
-            self.previous_response_id if isinstance(self.previous_response_id, str) else None,
-            self.prompt,
-        )
+        given = {name: getattr(self, name) for name in self.__struct_fields__}
+        kinds = {"stream": bool, "n": int}
+        strings = {name: value for name, value in given.items() if not isinstance(value, msgspec.Raw)}
+        wrong = [name for name, value in strings.items() if not isinstance(value, kinds.get(name, str))]
+        return _Body(**given | dict.fromkeys(wrong))
 
 
 _UNREADABLE: Final = (ValueError, RecursionError)
@@ -68,17 +70,44 @@ _BODY: Final = msgspec.json.Decoder(_Body)
 _UNTYPED: Final = msgspec.json.Decoder(_Untyped)
 
 
-def facts_of(body: bytes) -> Facts:
-    """Read a JSON body.
+def facts_of(body: bytes, policy: Policy = Policy.LEAST_LOAD, session: bytes | None = None) -> Facts:
+    """Read a JSON body as far as this policy needs it. `session` is what the client's headers call its session.
 
     Raises BadJson if neither msgspec nor the standard library's more lenient reader takes it.
     """
     fields = _fields(body)
     n = fields.n if fields.n is not None and fields.n > 0 else 1
-    if fields.prompt and bytes(memoryview(fields.prompt)[:1]) == b"[":
-        prompts, tokens = _prompts(bytes(fields.prompt))
-        return Facts(fields.model, bool(fields.stream), n * prompts, tokens, fields.previous_response_id)
-    return Facts(fields.model, bool(fields.stream), n, _tokens(body), fields.previous_response_id)
+    prompt = prompt_of(fields, fields.model, body)
+    blocks: list[int] = []
+    block_tokens, affinity = 0.0, 0
+    if policy is Policy.PREFIX:
+        blocks = blocks_of(prompt.text, prompt.seed)
+        if blocks:
+            block_tokens = prompt.tokens * BLOCK_BYTES / len(prompt.text)
+    elif policy is Policy.CONSISTENT_HASH:
+        affinity = _beginning(prompt)
+    elif policy is Policy.SESSION:
+        affinity = _session(fields, session)
+    return Facts(
+        fields.model,
+        bool(fields.stream),
+        n * prompt.count,
+        prompt.tokens,
+        fields.previous_response_id,
+        blocks,
+        block_tokens,
+        affinity,
+    )
+
+
+def _beginning(prompt: Prompt) -> int:
+    """Of what a prompt's first block tells, or all of a shorter one."""
+    return xxhash.xxh3_64_intdigest(prompt.text[:BLOCK_BYTES] + prompt.seed) or 1
+
+
+def _session(fields: _Body, session: bytes | None) -> int:
+    named = session or (fields.prompt_cache_key or fields.user or "").encode("utf-8", "replace")
+    return (xxhash.xxh3_64_intdigest(named) or 1) if named else 0
 
 
 def _fields(body: bytes) -> _Body:
@@ -102,24 +131,7 @@ def _lenient(body: bytes) -> _Untyped:
         raise BadJson(str(error)) from error
     if not isinstance(value, dict):
         return _Untyped()
-    return _Untyped(value.get("model"), value.get("stream"), value.get("n"), value.get("previous_response_id"))
-
-
-def _tokens(body: bytes) -> int:
-    """The whole body counts as text: what is not prompt in it is short."""
-    if b";base64," not in body:
-        return len(body) // BYTES_PER_TOKEN
-    urls = _DATA_URL.findall(body)
-    return (len(body) - sum(map(len, urls))) // BYTES_PER_TOKEN + TOKENS_PER_DATA_URL * len(urls)
-
-
-def _prompts(listed: bytes) -> tuple[int, int]:
-    """How many prompts a list asks for, and their tokens in all: token ids, or a list of texts or of token ids."""
-    try:
-        prompts = msgspec.json.decode(listed, type=list[str | int | list[int]])
-    except _UNREADABLE:
-        return 1, len(listed) // BYTES_PER_TOKEN
-    if prompts and isinstance(prompts[0], int):
-        return 1, len(prompts)
-    lengths = (len(p) if isinstance(p, list) else len(str(p)) // BYTES_PER_TOKEN for p in prompts)
-    return max(1, len(prompts)), sum(lengths)
+    found = _Untyped()
+    for name in ("model", "stream", "n", "previous_response_id", "prompt_cache_key", "user"):
+        setattr(found, name, value.get(name))
+    return found

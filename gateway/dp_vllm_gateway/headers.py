@@ -37,7 +37,7 @@ OURS: Final = frozenset(
 )
 """Read by the gateway, or not an engine's business."""
 
-READ_TOO: Final = frozenset({b"content-encoding", b"content-type", b"origin"})
+READ_TOO: Final = frozenset({b"content-encoding", b"content-type", b"origin", b"x-session-id"})
 """Copied, and read by the gateway."""
 
 _READ_ONLY: Final = dict.fromkeys(HOP_BY_HOP | OURS, False)

@@ -2,19 +2,29 @@
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from dp_vllm.endpoints import Endpoint, State
+from dp_vllm_gateway.routing.load import PREFILL_TOKENS_PER_SECOND
+from dp_vllm_gateway.routing.remembered import Remembered
 from dp_vllm_gateway.upstream import Connections
+
+CACHE_TOKENS: Final = 500_000
+"""How many tokens an engine's KV cache is taken to hold that does not say."""
 
 
 class Prefill(msgspec.Struct, gc=False):
-    """A prompt that is taken to have been read at some time, because nobody tells when an answer is not streamed."""
+    """A prompt that an engine is to read.
+
+    Where the answer is not streamed nobody tells when it has been read, so it is taken to be at some time.
+    """
 
     done_at: float
     tokens: int
+    alone_since: float = 0.0
+    """When it was sent to an engine that had nothing else to read; 0 if there was something."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +48,12 @@ class Member:
     sequences: int = 0
     requests: int = 0
     waiting_tokens: int = 0
+    tokens_per_second: float = PREFILL_TOKENS_PER_SECOND
+    """How fast the engine reads prompts, as learned."""
+    cache_tokens: int = CACHE_TOKENS
+    """How many tokens the engine's KV cache holds, as the engine says."""
+    remembered: Remembered = field(default_factory=Remembered)
+    """What of it the engine's prefix cache is taken to hold."""
     prefills: deque[Prefill] = field(default_factory=deque)
     models: frozenset[str] = frozenset()
     scrape: bytes = b""

@@ -11,9 +11,11 @@ from typing import Final
 
 from dp_vllm import names
 from dp_vllm.endpoints import Endpoint, EndpointSet, State
+from dp_vllm_gateway import engine_metrics
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.member import Member, Prefill, Seen
-from dp_vllm_gateway.pick import PREFILL_TOKENS_PER_SECOND
+from dp_vllm_gateway.routing import blocks, learned
+from dp_vllm_gateway.routing.load import BYTES_PER_TOKEN
 from dp_vllm_gateway.upstream import Connections
 
 EJECT_SECONDS: Final = 1.0
@@ -31,29 +33,43 @@ PANIC_SHARE: Final = 0.5
 class Lease:
     """A request's place at an endpoint, from before it is sent to its last byte."""
 
-    __slots__ = ("_facts", "_pool", "_prefill", "member")
+    __slots__ = ("_facts", "_pool", "_prefill", "_tokens", "member", "reason")
 
-    def __init__(self, pool: "Pool", member: Member, facts: Facts) -> None:
+    def __init__(self, pool: "Pool", member: Member, facts: Facts, reason: str, cached_tokens: int) -> None:
         self._pool = pool
         self._facts = facts
+        self._tokens = facts.tokens - cached_tokens
         self.member = member
+        self.reason = reason
+        """Why it is this endpoint."""
 
     def __enter__(self) -> "Lease":
         member, facts = self.member, self._facts
+        self._prefill = self._pool.begin_prefill(member, self._tokens, stream=facts.stream)
         member.requests += 1
         member.sequences += facts.sequences
-        self._prefill = self._pool.begin_prefill(member, facts)
+        if facts.blocks:
+            member.remembered.add(facts.blocks)
         return self
 
     def answering(self) -> None:
         """The first body byte came: the prompt has been read."""
+        if self._prefill.alone_since:
+            self._pool.read_alone(self.member, self._prefill)
+        self._read()
+
+    def answer_lines(self) -> bytes:
+        """The header lines that tell a client who answers it, and why."""
+        return b"%b%b%b\r\n" % (self.member.answer_line, _REASON, self.reason.encode())
+
+    def _read(self) -> None:
         self.member.waiting_tokens -= self._prefill.tokens
         self._prefill.tokens = 0
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.answering()
+        self._read()
         self.member.requests -= 1
         self.member.sequences -= self._facts.sequences
         if self._pool.awaited:
@@ -83,6 +99,7 @@ class Pool:
         """Whether discovery has said what exists."""
         self.looked = False
         """Whether every endpoint that was ready when discovery first spoke has been looked at since."""
+        self.token_ratio = learned.TokenRatio()
 
     # what discovery and probes say
 
@@ -130,13 +147,17 @@ class Pool:
             return
         member.probed = True
         if seen.healthy:
-            member.lives += not member.healthy
+            if not member.healthy:
+                member.lives += 1
+                member.remembered.forget()
             member.healthy = True
             member.failed_probes = 0
             if seen.models is not None:
                 member.models = seen.models
             if seen.scrape is not None:
                 member.scrape = seen.scrape
+                member.cache_tokens = engine_metrics.cache_tokens(seen.scrape) or member.cache_tokens
+            member.remembered.capacity = self._blocks_that_fit(member)
         else:
             member.failed_probes += 1
             if seen.certain or member.failed_probes >= FAILED_PROBES:
@@ -200,18 +221,34 @@ class Pool:
 
     # leases
 
-    def lease(self, member: Member, facts: Facts) -> Lease:
-        """A place at the endpoint, to be entered with `with`."""
-        return Lease(self, member, facts)
+    def lease(self, member: Member, facts: Facts, *, reason: str = "", cached_tokens: int = 0) -> Lease:
+        """A place at the endpoint, to be entered with `with`, for a prompt of which so many tokens are cached there."""
+        return Lease(self, member, facts, reason, cached_tokens)
 
-    def begin_prefill(self, member: Member, facts: Facts) -> Prefill:
+    def begin_prefill(self, member: Member, tokens: int, *, stream: bool) -> Prefill:
         """Count a prompt as waiting until its answer begins, or, without a stream, until it should have been read."""
-        member.waiting_tokens += facts.tokens
-        prefill = Prefill(0.0, facts.tokens)
-        if not facts.stream:
-            prefill.done_at = self._clock() + member.waiting_tokens / PREFILL_TOKENS_PER_SECOND
+        prefill = Prefill(0.0, tokens)
+        if not stream:
+            prefill.done_at = self._clock() + (member.waiting_tokens + tokens) / member.tokens_per_second
             member.prefills.append(prefill)
+        elif tokens >= learned.LEARN_FROM_TOKENS and not member.waiting_tokens:
+            prefill.alone_since = self._clock()
+        member.waiting_tokens += tokens
         return prefill
+
+    def read_alone(self, member: Member, prefill: Prefill) -> None:
+        """A prompt that found no other before it has been read: learn from that how fast the engine is."""
+        seconds = self._clock() - prefill.alone_since
+        prefill.alone_since = 0.0
+        member.tokens_per_second = learned.speed_after(member.tokens_per_second, prefill.tokens, seconds)
+
+    def forget_prefixes(self) -> None:
+        """All engines' prefix caches are empty."""
+        for member in self._members.values():
+            member.remembered.forget()
+
+    def _blocks_that_fit(self, member: Member) -> int:
+        return int(member.cache_tokens / self.token_ratio.value * BYTES_PER_TOKEN / blocks.BLOCK_BYTES)
 
     def _end_prefills(self, member: Member, now: float) -> None:
         prefills = member.prefills
@@ -258,6 +295,9 @@ class Pool:
             member.available = False
         for member in self._available:
             member.available = True
+
+
+_REASON: Final = f"{names.REASON_HEADER}: ".encode()
 
 
 def _other_engine(old: Endpoint, new: Endpoint) -> bool:

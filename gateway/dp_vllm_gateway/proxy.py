@@ -8,7 +8,7 @@ import asyncio
 import msgspec
 
 from dp_vllm.engine.routes import Dialect, Reach, Route, parameter
-from dp_vllm_gateway import judge, pick, refusals, retry
+from dp_vllm_gateway import judge, refusals, retry
 from dp_vllm_gateway.attempt import Attempt, Failed, Outcome, Passed, Whole
 from dp_vllm_gateway.call import Call
 from dp_vllm_gateway.config import GatewayConfig
@@ -19,6 +19,7 @@ from dp_vllm_gateway.member import Member
 from dp_vllm_gateway.pool import Lease, Pool
 from dp_vllm_gateway.relay import Relay
 from dp_vllm_gateway.retry import Failure, Verdict
+from dp_vllm_gateway.routing.router import Choice, Router
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
@@ -45,16 +46,15 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
 class Proxy:
     """Owns the attempts that are under way."""
 
-    def __init__(self, config: GatewayConfig, pool: Pool) -> None:
+    def __init__(self, config: GatewayConfig, pool: Pool, router: Router) -> None:
         self._limits = config.limits
-        self._policy = config.policy
+        self._router = router
         self._pool = pool
         self._loop = asyncio.get_running_loop()
         self._budget = retry.Budget(self._loop.time())
         self._deaths = Deaths()
         self._homes = Homes()
         self._attempts: set[Attempt] = set()
-        self._turn = 0
         self.retries = 0
 
     async def forward(self, out: Outgoing, relay: Relay, call: Call) -> None:
@@ -65,13 +65,14 @@ class Proxy:
         replays = 0
         failed: Failed | None = None
         while True:
-            member = self._choose(out, tried, failed)
+            choice = self._choose(out, tried, failed)
+            member = choice.picked
             tried.append(member.name)
             call.attempts += 1
             call.replica = member.name
-            with self._pool.lease(member, out.facts) as lease:
+            with self._pool.lease(member, out.facts, reason=choice.reason, cached_tokens=choice.cached_tokens) as lease:
                 outcome = await self._attempt(out, lease, relay, call)
-                failed = self._settle(out, member, outcome, relay, call)
+                failed = self._settle(out, lease, outcome, relay, call)
             if failed is None:
                 return
             self._allow_another(out, failed, member, replays)
@@ -80,13 +81,12 @@ class Proxy:
 
     # choosing
 
-    def _choose(self, out: Outgoing, tried: list[str], failed: Failed | None) -> Member:
+    def _choose(self, out: Outgoing, tried: list[str], failed: Failed | None) -> Choice[Member]:
         if not tried and (home := self._home(out)):
-            return home
-        member = pick.pick(self._policy, self._pool.candidates(out.facts, tried), self._turn)
-        self._turn += 1
-        if member is not None:
-            return member
+            return Choice(home, "home")
+        choice = self._router.choose(self._pool.candidates(out.facts, tried), out.facts)
+        if choice is not None:
+            return choice
         raise refusals.for_failure(failed, tried[-1]) if failed else refusals.none_fits(self._pool, out.facts)
 
     def _home(self, out: Outgoing) -> Member | None:
@@ -126,37 +126,42 @@ class Proxy:
     def _passed(self, out: Outgoing, attempt: Attempt, outcome: Passed, member: Member, call: Call) -> None:
         """Learn from an answer that was passed on as it came."""
         call.status = attempt.status
-        call.usage(attempt.last)
+        self._learn_usage(out, attempt.last, call)
         if out.route.dialect is Dialect.RESPONSES:
             self._homes.learn(attempt.first, member.name)
         if outcome is Passed.BROKEN:
             call.broken, call.reason = True, "broken"
             self._deaths.record(out.body, member.life, self._loop.time())
 
-    def _settle(self, out: Outgoing, member: Member, outcome: Outcome, relay: Relay, call: Call) -> Failed | None:
+    def _settle(self, out: Outgoing, lease: Lease, outcome: Outcome, relay: Relay, call: Call) -> Failed | None:
         """Send a whole answer on; None if the client has an answer, else the failure."""
         if isinstance(outcome, Failed):
             return outcome
-        member.failed_connections = 0
+        lease.member.failed_connections = 0
         if isinstance(outcome, Whole):
             failure = judge.failure_of(outcome.status, outcome.body, out.route.dialect)
             if failure is not None:
                 return Failed(failure, f"status {outcome.status}")
-            self._send(out, member, outcome, relay, call)
+            self._send(out, lease, outcome, relay, call)
         if not call.broken:
             self._deaths.answered(out.body)
         return None
 
-    def _send(self, out: Outgoing, member: Member, whole: Whole, relay: Relay, call: Call) -> None:
+    def _learn_usage(self, out: Outgoing, answer: bytes, call: Call) -> None:
+        call.usage(answer)
+        if call.prompt_tokens and out.facts.tokens:
+            self._pool.token_ratio.learn(out.facts.tokens, call.prompt_tokens)
+
+    def _send(self, out: Outgoing, lease: Lease, whole: Whole, relay: Relay, call: Call) -> None:
         call.status = whole.status
         call.answered_at = self._loop.time()
-        call.usage(whole.body)
+        self._learn_usage(out, whole.body, call)
         if out.route.dialect is Dialect.RESPONSES:
-            self._homes.learn(whole.body, member.name)
+            self._homes.learn(whole.body, lease.member.name)
         if relay.begun:  # a client that was kept waiting with comments
             relay.end(b"data: " + whole.body + b"\n\n")
         else:
-            relay.whole(whole.status, whole.headers.lines + out.answer_lines + member.answer_line, whole.body)
+            relay.whole(whole.status, whole.headers.lines + out.answer_lines + lease.answer_lines(), whole.body)
 
     # after a failure
 

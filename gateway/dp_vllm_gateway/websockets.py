@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from dp_vllm import names
-from dp_vllm_gateway import pick, refusals
+from dp_vllm_gateway import refusals
 from dp_vllm_gateway.attempt import Failed
 from dp_vllm_gateway.call import Call
 from dp_vllm_gateway.config import GatewayConfig
@@ -22,6 +22,7 @@ from dp_vllm_gateway.member import Member
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.replies import Refusal
 from dp_vllm_gateway.retry import Failure
+from dp_vllm_gateway.routing.router import Router
 
 KEY_PROTOCOL: Final = "openai-insecure-api-key."
 
@@ -67,11 +68,10 @@ class End(NamedTuple):
 class WebSockets:
     """Owns the sockets that are open."""
 
-    def __init__(self, config: GatewayConfig, pool: Pool) -> None:
+    def __init__(self, config: GatewayConfig, pool: Pool, router: Router) -> None:
         self._limits = config.limits
-        self._policy = config.policy
+        self._router = router
         self._pool = pool
-        self._turn = 0
         self._stopped: asyncio.Future[End] = asyncio.get_running_loop().create_future()
 
     def stop(self, message: str) -> None:
@@ -108,10 +108,9 @@ class WebSockets:
                     return await self._join(request, engine, member, offer, call)
 
     def _choose(self, facts: Facts, tried: list[str], failed: Failed | None) -> Member:
-        member = pick.pick(self._policy, self._pool.candidates(facts, tried), self._turn)
-        self._turn += 1
-        if member is not None:
-            return member
+        choice = self._router.choose(self._pool.candidates(facts, tried), facts)
+        if choice is not None:
+            return choice.picked
         raise refusals.for_failure(failed, tried[-1]) if failed else refusals.none_fits(self._pool, facts)
 
     async def _open(

@@ -7,6 +7,9 @@ DEFAULT_PORT: Final = 8000
 API_KEY_VARIABLE: Final = "DP_VLLM_API_KEY"
 """API keys of the endpoint, separated by white space. `VLLM_API_KEY` is read too, and removed from every engine."""
 
+REASON_HEADER: Final = "x-dp-vllm-reason"
+"""Tells a client why that replica answered."""
+
 REPLICA_HEADER: Final = "x-dp-vllm-replica"
 """Response header: the name of the replica that answered."""
 

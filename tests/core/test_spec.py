@@ -88,7 +88,7 @@ def test_fields_of_a_newer_release_are_left_alone() -> None:
         (with_model(rollout={"strategy": "Recreate"}), ["spec.rollout.strategy: 'Recreate'", "Auto", "Drain", "Surge"]),
         (with_model(rollout={"paused": "yes"}), ["spec.rollout.paused: 'yes'", "true or false"]),
         (with_model(gateway={"service": {"port": 0}}), ["spec.gateway.service.port: 0", "from 1 to 65535"]),
-        (with_model(gateway={"policy": "random"}), ["spec.gateway.policy: 'random'", "least-load or round-robin"]),
+        (with_model(gateway={"policy": "random"}), ["spec.gateway.policy: 'random'", "round-robin or session"]),
     ],
 )
 def test_a_refusal_names_the_field_the_value_and_what_is_allowed(asked: object, words: list[str]) -> None:

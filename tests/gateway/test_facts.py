@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dp_vllm_gateway.facts import BYTES_PER_TOKEN, TOKENS_PER_DATA_URL, BadJson, Facts, facts_of
+from dp_vllm.policy import Policy
+from dp_vllm_gateway.facts import BadJson, Facts, facts_of
+from dp_vllm_gateway.routing.blocks import BLOCK_BYTES
+from dp_vllm_gateway.routing.load import BYTES_PER_TOKEN
+from dp_vllm_gateway.routing.prompt import TOKENS_PER_FILE
 
 FIELDS = ("model", "stream", "n", "previous_response_id", "prompt", "messages", "max_tokens")
 VALUES = st.recursive(
@@ -41,7 +45,8 @@ def test_every_json_object_has_facts_and_what_is_of_the_right_type_is_among_them
 @given(st.one_of(VALUES.map(lambda value: json.dumps(value).encode()), st.binary(), st.text().map(str.encode)))
 def test_a_body_is_refused_only_if_the_standard_library_refuses_it_too(body: bytes) -> None:
     try:
-        facts_of(body)
+        for policy in Policy:
+            facts_of(body, policy)
     except BadJson:
         assert not accepted(body)
 
@@ -91,7 +96,7 @@ def test_an_image_counts_as_so_many_tokens_however_long_it_is() -> None:
     url = "data:image/png;base64," + "A" * 1_000_000
     part = {"type": "image_url", "image_url": {"url": url}}
     facts = facts_of(json.dumps({"messages": [{"role": "user", "content": [part, part]}]}).encode())
-    assert facts.tokens == pytest.approx(2 * TOKENS_PER_DATA_URL, abs=100)
+    assert facts.tokens == pytest.approx(2 * TOKENS_PER_FILE, abs=100)
     text = facts_of(json.dumps({"prompt": "A" * 1_000_000}).encode())
     assert text.tokens == pytest.approx(1_000_000 / BYTES_PER_TOKEN, abs=100)
 
@@ -100,3 +105,95 @@ def test_an_image_counts_as_so_many_tokens_however_long_it_is() -> None:
 def test_nesting_without_end_is_no_json(body: bytes) -> None:
     with pytest.raises(BadJson):
         facts_of(body)
+
+
+def prefix_facts(**body: Any) -> Facts:
+    return facts_of(json.dumps(body).encode(), Policy.PREFIX)
+
+
+def shared(one: Facts, other: Facts) -> int:
+    """How many blocks their beginnings have in common."""
+    alike = [a == b for a, b in zip(one.blocks, other.blocks, strict=False)]
+    return alike.index(False) if False in alike else len(alike)
+
+
+def message(text: str, role: str = "user") -> dict[str, str]:
+    return {"role": role, "content": text}
+
+
+LONG = "".join(f"word{number} " for number in range(1000))
+
+
+@pytest.mark.parametrize("field", ["messages", "input"])
+def test_the_next_turn_of_a_conversation_begins_as_the_one_before(field: str) -> None:
+    first = [message(LONG, "system"), message("Hello!")]
+    later = [*first, message("Hello to you.", "assistant"), message("What now?" * 500)]
+    before, after = prefix_facts(**{field: first}), prefix_facts(**{field: later})
+    assert len(before.blocks) == len(json.dumps(first)) // BLOCK_BYTES
+    assert shared(before, after) == len(before.blocks) < len(after.blocks)
+    assert before.block_tokens == pytest.approx(BLOCK_BYTES / BYTES_PER_TOKEN, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"model": "other"},
+        {"cache_salt": "other"},
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"tools": [{"type": "function", "function": {"name": "other"}}]},
+        {"system": "other"},
+        {"instructions": "other"},
+    ],
+)
+def test_what_comes_before_the_messages_makes_another_beginning(changed: dict[str, Any]) -> None:
+    same: dict[str, Any] = {"model": "m", "messages": [message(LONG)]}
+    assert shared(prefix_facts(**same), prefix_facts(**same)) > 0
+    assert shared(prefix_facts(**same), prefix_facts(**same | changed)) == 0
+
+
+def test_what_does_not_change_the_prompt_changes_no_block() -> None:
+    same = {"model": "m", "messages": [message(LONG)]}
+    more = {"temperature": 0, "max_tokens": 3, "user": "u", "stream": True, "response_format": {"type": "json_object"}}
+    assert prefix_facts(**same).blocks == prefix_facts(**more, **same).blocks
+
+
+@pytest.mark.parametrize("prompt", [LONG, [LONG], list(range(5000)), [list(range(5000)), [1]]])
+def test_prompts_of_every_kind_have_blocks(prompt: Any) -> None:
+    one, other = prefix_facts(prompt=prompt), prefix_facts(prompt=prompt)
+    assert shared(one, other) == len(one.blocks) > 0
+    assert one.block_tokens * len(one.blocks) == pytest.approx(one.tokens, rel=0.2)
+
+
+def test_two_images_of_one_size_are_two_and_each_is_worth_its_tokens() -> None:
+    def about(image: str) -> Facts:
+        part = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + image * 100_000}}
+        return prefix_facts(messages=[{"role": "user", "content": [part, {"type": "text", "text": LONG}]}])
+
+    assert shared(about("QUFB"), about("QUFB")) == len(about("QUFB").blocks) > len(LONG) // BLOCK_BYTES + 2
+    assert shared(about("QUFB"), about("QUJB")) == 0
+
+
+def test_anthropic_s_and_openai_s_files_count_as_files() -> None:
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "QUFB" * 100_000}}
+    sound = {"type": "input_audio", "input_audio": {"data": "QUFB" * 100_000, "format": "wav"}}
+    for part in (image, sound):
+        facts = prefix_facts(messages=[{"role": "user", "content": [part]}])
+        assert facts.tokens == pytest.approx(TOKENS_PER_FILE, abs=60)
+
+
+def test_a_session_is_what_the_header_or_the_body_calls_it() -> None:
+    def of(session: bytes | None = None, **body: str) -> int:
+        return facts_of(json.dumps(body).encode(), Policy.SESSION, session).affinity
+
+    assert of() == 0
+    named = {of(b"1"), of(b"2"), of(user="a"), of(user="b"), of(prompt_cache_key="k", user="a")}
+    assert len(named) == 5 and 0 not in named
+    assert of(b"1", user="a") == of(b"1")
+
+
+def test_one_beginning_has_one_hash_however_the_prompt_goes_on() -> None:
+    def of(**body: Any) -> int:
+        return facts_of(json.dumps(body).encode(), Policy.CONSISTENT_HASH).affinity
+
+    assert of(prompt=LONG) == of(prompt=LONG + "more") != of(prompt="x" + LONG)
+    assert of(prompt="short") != of(prompt="other")

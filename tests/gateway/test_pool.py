@@ -1,6 +1,7 @@
 """The pool, in any order of what may happen to it: discovery, probes, failed connections, requests, time."""
 
 import asyncio
+import random
 from contextlib import ExitStack
 
 import pytest
@@ -9,10 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from dp_vllm.endpoints import Endpoint, EndpointSet, State
+from dp_vllm.policy import Policy
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.member import Member, Seen
-from dp_vllm_gateway.pick import PREFILL_TOKENS_PER_SECOND, Policy, pick
 from dp_vllm_gateway.pool import EJECT_MOST_SECONDS, FAILED_PROBES, Lease, Pool
+from dp_vllm_gateway.routing.learned import LEARN_FROM_TOKENS
+from dp_vllm_gateway.routing.load import PREFILL_TOKENS_PER_SECOND
+from dp_vllm_gateway.routing.router import Router
 
 MODELS = st.sampled_from([frozenset({"a"}), frozenset({"b"}), frozenset({"a", "x"})])
 ENDPOINTS = st.dictionaries(
@@ -25,7 +29,10 @@ FACTS = st.builds(
     model=st.sampled_from([None, "a", "b", "x"]),
     stream=st.booleans(),
     sequences=st.integers(1, 4),
-    tokens=st.integers(0, 100_000),
+    tokens=st.integers(3_000, 100_000),
+    blocks=st.lists(st.integers(1, 3), max_size=3),
+    block_tokens=st.just(1_000.0),
+    affinity=st.integers(0, 3),
 )
 
 
@@ -42,7 +49,7 @@ class Happenings(RuleBasedStateMachine):
         """Not named any more: requests go on there."""
         self.replaced: list[Member] = []
         """Another engine has their name."""
-        self.turn = 0
+        self.routers = {policy: Router(policy, rng=random.Random(1)) for policy in Policy}
 
     async def _pool(self) -> Pool:
         return Pool(connect_seconds=1, clock=lambda: self.now)
@@ -113,17 +120,18 @@ class Happenings(RuleBasedStateMachine):
     @rule(facts=FACTS, tried=st.sets(st.sampled_from("0123")), policy=st.sampled_from(Policy))
     def a_request_comes(self, facts: Facts, tried: set[str], policy: Policy) -> None:
         candidates = self.pool.candidates(facts, tried)
-        self.turn += 1
-        member = pick(policy, candidates, self.turn)
+        choice = self.routers[policy].choose(candidates, facts)
         available = [member for member in self.pool.members() if member.available]
-        if member is None:
+        if choice is None:
             fit = [one for one in available if one.name not in tried]
             assert not fit or self.pool.several_models or any(one.ejected_until > self.now for one in fit)
             return
+        member = choice.picked
         assert member in available and self.pool.member(member.name) is member
         assert member.name not in tried
         assert not self.pool.several_models or facts.model in member.models
-        lease = self.pool.lease(member, facts)
+        assert 0 <= choice.cached_tokens <= facts.tokens
+        lease = self.pool.lease(member, facts, reason=choice.reason, cached_tokens=choice.cached_tokens)
         lease.__enter__()
         self.leases.append((lease, facts))
 
@@ -227,6 +235,53 @@ async def test_a_prompt_waits_until_its_answer_begins_or_until_it_should_have_be
         assert waited == [2, 1, 0], "one after the other, at the pace of an engine"
         assert member.requests == 3
     assert (member.requests, member.waiting_tokens) == (0, 0)
+
+
+async def test_what_is_cached_is_not_waited_for_and_is_forgotten_with_the_engine() -> None:
+    pool = Pool(connect_seconds=1, clock=lambda: 0.0)
+    (member,) = serving(pool, 1)
+    facts = Facts(stream=True, tokens=9_000, blocks=[1, 2, 3], block_tokens=3_000)
+    with pool.lease(member, facts, reason="prefix 0.67", cached_tokens=6_000) as lease:
+        assert member.waiting_tokens == 3_000
+        assert lease.answer_lines() == b"x-dp-vllm-replica: 0\r\nx-dp-vllm-reason: prefix 0.67\r\n"
+    assert member.remembered.depth([1, 2, 3]) == 3
+    pool.observe("0", "", Seen(healthy=False, certain=True))
+    pool.observe("0", "", Seen(healthy=True, certain=True))
+    assert member.remembered.depth([1, 2, 3]) == 0, "the engine was started again"
+
+
+async def test_as_much_is_remembered_as_the_engine_says_that_its_cache_holds(pool: Pool) -> None:
+    (member,) = serving(pool, 1)
+    before = member.remembered.capacity
+    scrape = b'vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="6400"} 1.0\n'
+    pool.observe("0", "", Seen(healthy=True, certain=True, scrape=scrape))
+    assert member.remembered.capacity == 6400 * 16 // 256 < before
+    for _ in range(50):
+        pool.token_ratio.learn(10_000, 20_000)
+    pool.observe("0", "", Seen(healthy=True, certain=True, scrape=b""))
+    assert member.remembered.capacity == pytest.approx(200, abs=3), "a token has fewer bytes than was thought"
+
+
+async def test_an_engine_s_speed_is_learned_from_prompts_that_it_reads_alone() -> None:
+    clock = [1.0]
+    pool = Pool(connect_seconds=1, clock=lambda: clock[0])
+    (member,) = serving(pool, 1)
+    long = Facts(stream=True, tokens=10 * LEARN_FROM_TOKENS)
+    for facts in (Facts(stream=True, tokens=LEARN_FROM_TOKENS - 1), Facts(tokens=LEARN_FROM_TOKENS)):
+        with pool.lease(member, facts) as lease:
+            clock[0] += 0.001
+            lease.answering()
+        assert member.tokens_per_second == PREFILL_TOKENS_PER_SECOND, "too short, or nobody saw the first token"
+    with pool.lease(member, long) as first, pool.lease(member, long) as second:
+        clock[0] += 2 * long.tokens / PREFILL_TOKENS_PER_SECOND
+        first.answering()
+        slower = member.tokens_per_second
+        assert slower < PREFILL_TOKENS_PER_SECOND
+        second.answering()
+        assert member.tokens_per_second == slower, "it had to wait for the first"
+    with pool.lease(member, long):
+        clock[0] += 100
+    assert member.tokens_per_second == slower, "its client left before the answer began"
 
 
 async def test_it_has_looked_once_all_that_were_ready_at_first_were_looked_at(pool: Pool) -> None:

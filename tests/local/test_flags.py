@@ -196,7 +196,11 @@ def test_the_model_is_found(words: list[str], model: str) -> None:
             ["m", "--shutdown-timeout", "nan"],
             "--shutdown-timeout: 'nan' is not allowed; allowed are seconds from 0 to 86400",
         ),
-        (["m", "--policy", "best"], "--policy: 'best' is not allowed; allowed are least-load, round-robin"),
+        (
+            ["m", "--policy", "best"],
+            "--policy: 'best' is not allowed; allowed are prefix, least-load, round-robin, power-of-two, session, "
+            "consistent-hash",
+        ),
         (["m", "--root-path", "m"], "--root-path: 'm' is not allowed; it begins with /"),
         (["m", "--ssl-cert-reqs", "3"], "--ssl-cert-reqs: '3' is not allowed; allowed are 0, 1, 2"),
         (

@@ -55,7 +55,7 @@ class Run:
         return words in self.log(replica)
 
     def says(self, words: str) -> None:
-        wait_until(lambda: words in self.program.output(), words)
+        wait_until(lambda: words in self.program.output(), lambda: f"{words}\n{self.program.output()}")
 
     def descendants(self) -> list[psutil.Process]:
         return psutil.Process(self.program.pid).children(recursive=True)

@@ -110,6 +110,7 @@ def _args(model: Model) -> list[str]:
         *("--port", str(names.DEFAULT_PORT)),
         *("--metrics-port", str(names.METRICS_PORT)),
         *("--policy", model.spec.gateway.policy.value),
+        *("--prefix-weight", str(model.spec.gateway.prefix_weight)),
         *("--shutdown-timeout", str(model.spec.rollout.drain_timeout_seconds)),
         *("--log-format", "json"),
         *keys,

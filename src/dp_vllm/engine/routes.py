@@ -50,14 +50,16 @@ class Route:
     """What stays changed on the replica, to be repeated to one that restarts; `{field}` is taken from the body."""
     ends: str = ""
     """Which lasting change this route takes back."""
+    forgets: bool = False
+    """The prefix cache is empty after it."""
 
 
 def _post(path: str, dialect: Dialect = Dialect.OTHER) -> Route:
     return Route("POST", path, dialect=dialect, json_body=True)
 
 
-def _all(path: str, *, method: str = "POST", lasting: str = "", ends: str = "") -> Route:
-    return Route(method, path, Reach.ALL, replayable=False, lasting=lasting, ends=ends)
+def _all(path: str, *, method: str = "POST", lasting: str = "", ends: str = "", forgets: bool = False) -> Route:
+    return Route(method, path, Reach.ALL, replayable=False, lasting=lasting, ends=ends, forgets=forgets)
 
 
 def _never(path: str, method: str = "POST") -> Route:
@@ -128,13 +130,13 @@ ROUTES: Final[tuple[Route, ...]] = (
     _all("/v1/unload_lora_adapter", ends="lora:{lora_name}"),
     _all("/adapters", lasting="lora:{name}"),
     _all("/adapters/{name}", method="DELETE", ends="lora:{name}"),
-    _all("/sleep", lasting="sleep"),
+    _all("/sleep", lasting="sleep", forgets=True),
     _all("/wake_up", ends="sleep"),
     _all("/pause", lasting="pause"),
     _all("/resume", ends="pause"),
     _all("/start_profile", lasting="profile"),
     _all("/stop_profile", ends="profile"),
-    _all("/reset_prefix_cache"),
+    _all("/reset_prefix_cache", forgets=True),
     _all("/reset_mm_cache"),
     _all("/reset_encoder_cache"),
     _all("/release_kv_cache_memory"),

@@ -11,12 +11,13 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from dp_vllm.errors import UserError
+from dp_vllm.policy import Policy
 from dp_vllm.spec import owned_flags, owned_variables
 from dp_vllm.spec.cache import MOUNTED_AT, Cache, Claim
 from dp_vllm.spec.engine import NO_ACCELERATOR, Engine, EnvVar, Resources
 from dp_vllm.spec.errors import explain
 from dp_vllm.spec.fields import KeyName, ModelName, Name, Part, ServedName
-from dp_vllm.spec.gateway import Gateway, Policy, Service, ServiceType
+from dp_vllm.spec.gateway import Gateway, Service, ServiceType
 from dp_vllm.spec.rollout import Rollout, Strategy
 
 __all__ = [

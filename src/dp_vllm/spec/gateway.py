@@ -5,6 +5,7 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, UnsetType
 
+from dp_vllm.policy import DEFAULT_POLICY, PREFIX_WEIGHT, Policy
 from dp_vllm.spec.engine import Resources
 from dp_vllm.spec.fields import Image, Part
 
@@ -24,13 +25,6 @@ class Service(Part, frozen=True):
     port: Annotated[int, Meta(description="Port of the Service.", ge=1, le=65535)] = 80
 
 
-class Policy(enum.Enum):
-    """How the gateway chooses a replica."""
-
-    LEAST_LOAD = "least-load"
-    ROUND_ROBIN = "round-robin"
-
-
 class Gateway(Part, frozen=True):
     """The gateway in front of the replicas: an OpenAI endpoint that sends each request to one of them."""
 
@@ -45,8 +39,23 @@ class Gateway(Part, frozen=True):
         Image | UnsetType, Meta(description="Image of the gateway; that of the operator's release if left out.")
     ] = UNSET
     policy: Annotated[
-        Policy, Meta(description="How a request's replica is chosen: the one with the least to do, or each in turn.")
-    ] = Policy.LEAST_LOAD
+        Policy,
+        Meta(
+            description="How a request's replica is chosen. `prefix`: where the least has to be waited for, less what "
+            "is saved because the prompt's beginning is in the replica's cache. `least-load`: the one with the least "
+            "to do. `round-robin`: each in turn. `power-of-two`: the better of two chosen by chance. `session`: always "
+            "the same one for an X-Session-Id header, `prompt_cache_key` or `user`. `consistent-hash`: the same one "
+            "for prompts that begin alike, unless it has too much to do."
+        ),
+    ] = DEFAULT_POLICY
+    prefix_weight: Annotated[
+        int,
+        Meta(
+            description="With the policy `prefix`: how many seconds of waiting a second of saved prefill is worth.",
+            ge=0,
+            le=1000,
+        ),
+    ] = int(PREFIX_WEIGHT)
     service: Annotated[Service, Meta(description="The Service that clients use. It has the name of the DPModel.")] = (
         Service()
     )

@@ -11,6 +11,7 @@ from typing import Any, Final
 from dp_vllm import names
 from dp_vllm.engine.flags import Flag, Takes
 from dp_vllm.local.flags import values
+from dp_vllm.policy import DEFAULT_POLICY, PREFIX_WEIGHT, Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,9 +180,17 @@ ENDPOINT: Final = (
     Setting(
         "--policy",
         "NAME",
-        "least-load",
-        "how a request's replica is picked: least-load or round-robin",
-        values.one_of("least-load", "round-robin"),
+        DEFAULT_POLICY.value,
+        f"how a request's replica is picked: {', '.join(policy.value for policy in Policy)}",
+        values.one_of(*(policy.value for policy in Policy)),
+        gateway=True,
+    ),
+    Setting(
+        "--prefix-weight",
+        "N",
+        f"{PREFIX_WEIGHT:g}",
+        "with --policy prefix: how many seconds of waiting a second of saved prefill is worth",
+        values.weight,
         gateway=True,
     ),
     Setting(

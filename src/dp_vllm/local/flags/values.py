@@ -30,6 +30,16 @@ def seconds(text: str) -> float:
     return value
 
 
+def weight(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1000:
+        raise ValueError("allowed are numbers from 0 to 1000")
+    return value
+
+
 def one_of(*allowed: str) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text not in allowed:

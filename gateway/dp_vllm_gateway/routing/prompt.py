@@ -1,0 +1,84 @@
+"""The prompt within a request's body, as far as its beginning can be compared with others'.
+
+It is the JSON text of the fields that make the prompt, in the order in which a chat template uses them; whoever sends a
+conversation's next turn writes its beginning again as before. What else changes the tokens is the seed: under another
+model or cache salt nothing is shared.
+"""
+
+import re
+from typing import Any, Final
+
+import msgspec
+import xxhash
+
+from dp_vllm_gateway.routing.load import BYTES_PER_TOKEN
+
+TOKENS_PER_FILE: Final = 1000
+"""An image or a sound that is sent within the prompt."""
+
+_BASE64: Final = re.compile(rb'(?:;base64,|"data" ?: ?")[A-Za-z0-9+/=]{256,}')
+_UNREADABLE: Final = (ValueError, RecursionError)
+
+
+class Prompt(msgspec.Struct, frozen=True, gc=False):
+    """What an engine is to read."""
+
+    text: bytes
+    seed: bytes
+    tokens: int
+    """Estimated: `BYTES_PER_TOKEN`, or counted if the prompt is a list of token ids."""
+    count: int = 1
+    """How many prompts there are in it."""
+
+
+class PromptFields(msgspec.Struct):
+    """The parts of a body that tell the prompt, unread."""
+
+    tools: msgspec.Raw = msgspec.Raw()
+    system: msgspec.Raw = msgspec.Raw()
+    """Of `/v1/messages`."""
+    instructions: msgspec.Raw = msgspec.Raw()
+    """Of `/v1/responses`."""
+    messages: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.Raw()
+    cache_salt: msgspec.Raw = msgspec.Raw()
+    chat_template_kwargs: msgspec.Raw = msgspec.Raw()
+
+
+def prompt_of(fields: PromptFields, model: str | None, body: bytes) -> Prompt:
+    """The prompt of a body that was read; all of the body if none of the fields is there."""
+    seed = b"\0".join((repr(model).encode(), fields.cache_salt, fields.chat_template_kwargs))
+    listed = bytes(fields.prompt)
+    if listed.startswith(b"["):
+        count, tokens = _listed(listed)
+        return Prompt(listed, seed, tokens, count)
+    text = b"".join((fields.tools, fields.system, fields.instructions, fields.messages, fields.input, listed))
+    if not text:
+        return Prompt(b"", seed, len(_without_files(body)) // BYTES_PER_TOKEN)
+    text = _without_files(text)
+    return Prompt(text, seed, len(text) // BYTES_PER_TOKEN)
+
+
+def _without_files(text: bytes) -> bytes:
+    """In a file's place stands its digest, as often as makes for its tokens."""
+    if b";base64," not in text and b'"data"' not in text:
+        return text
+    return _BASE64.sub(_digest, text)
+
+
+def _digest(found: re.Match[bytes]) -> bytes:
+    digest = xxhash.xxh3_128_digest(found[0])
+    return digest * (TOKENS_PER_FILE * BYTES_PER_TOKEN // len(digest))
+
+
+def _listed(listed: bytes) -> tuple[int, int]:
+    """How many prompts a list asks for, and their tokens in all: token ids, or a list of texts or of token ids."""
+    try:
+        prompts: list[Any] = msgspec.json.decode(listed, type=list[str | int | list[int]])
+    except _UNREADABLE:
+        return 1, len(listed) // BYTES_PER_TOKEN
+    if prompts and isinstance(prompts[0], int):
+        return 1, len(prompts)
+    lengths = (len(p) if isinstance(p, list) else len(str(p)) // BYTES_PER_TOKEN for p in prompts)
+    return max(1, len(prompts)), sum(lengths)

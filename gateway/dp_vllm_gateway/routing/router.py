@@ -1,0 +1,122 @@
+"""Which endpoint a request goes to. The rules are pure; the router keeps whose turn it is."""
+
+import random
+from collections.abc import Sequence
+from typing import Final, Generic, NamedTuple, TypeVar
+
+import xxhash
+
+from dp_vllm.policy import PREFIX_WEIGHT, Policy
+from dp_vllm_gateway.facts import Facts
+from dp_vllm_gateway.routing.load import STEP_SECONDS, Load
+
+SEQUENCE_SECONDS: Final = 0.005
+"""What one more sequence in flight costs a request: a slower step for each token of its answer. With prompts alone
+counted, all answers to one common prompt would come from the one replica that has it."""
+
+BOUND: Final = 1.25
+"""How many times the mean of sequences in flight a replica may have before a consistent hash passes it over.
+
+After Mirrokni, Thorup, Zadimoghaddam: Consistent Hashing with Bounded Loads (2016)."""
+
+_MOST_SEQUENCES: Final = 1 << 32
+"""More than an engine can have: one step of waiting outweighs any number of sequences."""
+
+Candidate = TypeVar("Candidate", bound=Load)
+
+
+class Choice(NamedTuple, Generic[Candidate]):
+    """An endpoint, and why it is this one."""
+
+    picked: Candidate
+    reason: str
+    """For people: `prefix 0.93`."""
+    cached_tokens: int = 0
+    """Of the prompt's tokens, those that the endpoint's cache is taken to hold."""
+
+
+class Router:
+    """Chooses an endpoint for each request."""
+
+    def __init__(self, policy: Policy, *, prefix_weight: float = PREFIX_WEIGHT, rng: random.Random) -> None:
+        self._policy = policy
+        self._prefix_weight = prefix_weight
+        self._rng = rng
+        self._turn = 0
+
+    def choose(self, candidates: Sequence[Candidate], facts: Facts) -> Choice[Candidate] | None:
+        """Choose from `candidates`, all of them available; None if there are none. Ties take turns."""
+        if not candidates:
+            return None
+        turn = self._turn
+        self._turn += 1
+        match self._policy:
+            case Policy.PREFIX if facts.blocks:
+                return by_prefix(candidates, facts, self._prefix_weight, turn)
+            case Policy.ROUND_ROBIN:
+                return Choice(candidates[turn % len(candidates)], "round-robin")
+            case Policy.POWER_OF_TWO:
+                two = self._rng.sample(candidates, min(2, len(candidates)))
+                return Choice(by_turn(least(two), turn), "power-of-two")
+            case Policy.SESSION if facts.affinity:
+                return Choice(max(candidates, key=lambda it: affinity(it, facts)), "session")
+            case Policy.CONSISTENT_HASH if facts.affinity:
+                return bounded(candidates, facts)
+        return Choice(by_turn(least(candidates), turn), "least-load")
+
+
+def by_turn(tied: Sequence[Candidate], turn: int) -> Candidate:
+    """One of those that are equally good."""
+    return tied[turn % len(tied)]
+
+
+def least(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those with the least expected wait, in whole engine steps, and of them those with the fewest sequences."""
+    loads = [
+        int(it.waiting_tokens / (it.tokens_per_second * STEP_SECONDS)) * _MOST_SEQUENCES + it.sequences
+        for it in candidates
+    ]
+    return _those(candidates, loads)
+
+
+def by_prefix(candidates: Sequence[Candidate], facts: Facts, weight: float, turn: int) -> Choice[Candidate]:
+    """The one with the least `expected wait - weight x prefill time saved`, a bit more for each sequence in flight."""
+    depths = [it.remembered.depth(facts.blocks) for it in candidates]
+    worth = weight * facts.block_tokens
+    costs = [
+        int(
+            ((it.waiting_tokens - worth * depth) / it.tokens_per_second + SEQUENCE_SECONDS * it.sequences)
+            // STEP_SECONDS
+        )
+        * _MOST_SEQUENCES
+        + it.sequences
+        for it, depth in zip(candidates, depths, strict=True)
+    ]
+    picked = by_turn(_those(candidates, costs), turn)
+    depth = depths[candidates.index(picked)]
+    if not depth:
+        return Choice(picked, "least-load")
+    cached = int(depth * facts.block_tokens)
+    return Choice(picked, f"prefix {cached / facts.tokens:.2f}", cached)
+
+
+def bounded(candidates: Sequence[Candidate], facts: Facts) -> Choice[Candidate]:
+    """The first in this prompt's own order of all endpoints that has no more than its share in flight."""
+    allowed = BOUND * (sum(it.sequences for it in candidates) + facts.sequences) / len(candidates)
+    light = [it for it in candidates if it.sequences <= allowed]
+    return Choice(max(light or candidates, key=lambda it: affinity(it, facts)), "consistent-hash")
+
+
+def affinity(candidate: Load, facts: Facts) -> int:
+    """How much a request that has an affinity likes an endpoint: whoever computes it comes to the same number.
+
+    After Thaler, Ravishankar: A Name-Based Mapping Scheme for Rendezvous (1996).
+    """
+    return xxhash.xxh3_64_intdigest(candidate.name.encode(), facts.affinity)
+
+
+def _those(candidates: Sequence[Candidate], costs: list[int]) -> list[Candidate]:
+    least_cost = min(costs)
+    if costs.count(least_cost) == 1:
+        return [candidates[costs.index(least_cost)]]
+    return [it for it, cost in zip(candidates, costs, strict=True) if cost == least_cost]
