@@ -1,7 +1,8 @@
 """The gateways that are measured, ours among them: how each is told to do the same job as well as it can.
 
-All of them listen on one port of the loopback address, send to the same engines in turn or to the least loaded, keep
-connections on both sides, write no line per request, and pass on each piece of a stream at once.
+All of them listen on one port of the loopback address, keep connections on both sides, write no line per request, and
+pass on each piece of a stream at once. `PEERS` send to the same engines in turn or to the least loaded; `ROUTING` are
+those that are compared by where they send.
 """
 
 import os
@@ -52,7 +53,7 @@ Peer = Callable[[Place], Command]
 """Writes a gateway's configuration and says how to start it; raises install.Missing."""
 
 
-def nginx(place: Place, unix: bool = False) -> Command:
+def nginx(place: Place, unix: bool = False, balance: str = "") -> Command:
     """nginx with one worker. Bodies up to 1 MiB stay in memory; by default 16 kB go through a temporary file."""
     tool = install.debian("nginx")
     targets = [f"unix:{path}" for path in place.engines.sockets] if unix else _hosts(place.engines)
@@ -68,7 +69,7 @@ def nginx(place: Place, unix: bool = False) -> Command:
         http {{
             access_log off; {temporary}
             client_body_buffer_size 1m; client_max_body_size 256m; keepalive_requests 1000000000;
-            upstream engines {{ {servers} keepalive 1024; keepalive_requests 1000000000; }}
+            upstream engines {{ {balance} {servers} keepalive 1024; keepalive_requests 1000000000; }}
             server {{
                 listen 127.0.0.1:{place.port} backlog=4096;
                 location / {{
@@ -124,13 +125,14 @@ def sglang_router(place: Place, policy: str = "round_robin") -> Command:
     return Command(argv, version=tool.version)
 
 
-def dp_vllm(place: Place, unix: bool = False, log: bool = False) -> Command:
+def dp_vllm(place: Place, unix: bool = False, log: bool = False, policy: str = "") -> Command:
     """Ours, with a key, metrics and leases, as `dp-vllm serve` starts it; without the line per request unless asked."""
     targets = [f"unix:{path}" for path in place.engines.sockets] if unix else _urls(place.engines)
     replicas = [word for target in targets for word in ("--replica", target)]
     admin = place.folder / "admin"
     argv = [sys.executable, "-I", "-m", "dp_vllm_gateway", *replicas, "--host", "127.0.0.1", "--port", str(place.port)]
     argv += ["--api-key", API_KEY, "--admin-socket", str(admin), *([] if log else ["--no-access-log"])]
+    argv += ["--policy", policy] if policy else []
     return Command(argv, version=f"{__version__} on CPython {platform.python_version()}", admin_socket=admin)
 
 
@@ -177,3 +179,11 @@ PEERS: Final[dict[str, Peer]] = {
     "sglang-router": sglang_router,
 }
 """Every gateway by its name in the tables. `-unix`: unix sockets to the engines."""
+
+ROUTING: Final[dict[str, Peer]] = {
+    "dp-vllm": dp_vllm,
+    "nginx-least-conn": lambda place: nginx(place, balance="least_conn;"),
+    "vllm-router-cache-aware": PEERS["vllm-router-cache-aware"],
+    "sglang-router-cache-aware": lambda place: sglang_router(place, "cache_aware"),
+}
+"""Who is compared by where it sends requests, each by its best way to choose; ours by its default."""
