@@ -27,7 +27,7 @@ DEBIAN = CACHE / "debian"
 
 # By folder. Daemons are unpacked, not installed: installing them would start them as system services.
 UNPACKED_PACKAGES = {
-    DEBIAN: ("etcd-server", "containerd", "runc", "containernetworking-plugins"),
+    DEBIAN: ("containerd", "runc", "containernetworking-plugins"),
     CACHE / "prometheus": ("prometheus",),  # of it promtool, which checks the chart's alerts
 }
 COMMAND_PACKAGES = {"openssl": "openssl", "ip": "iproute2", "iptables": "iptables"}
@@ -59,6 +59,7 @@ def _commands(*names: str) -> tuple[str, ...]:
 
 
 PARTS = {
+    "etcd": Part("etcd", "go.etcd.io/etcd/server/v3", (), ("./etcd",)),
     "plane": Part("kubernetes", "k8s.io/kubernetes", _KUBERNETES_STAMPS,
                   _commands("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")),
     "node": Part("kubernetes", "k8s.io/kubernetes", _KUBERNETES_STAMPS,

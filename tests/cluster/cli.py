@@ -67,7 +67,7 @@ def _prepare() -> None:
         return
     try:
         binaries.fetch_debian_packages()
-        binaries.build(["plane", "helm"])
+        binaries.build(["etcd", "plane", "helm"])
     except ClusterError as reason:
         if os.environ.get("CI"):
             raise

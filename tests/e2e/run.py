@@ -23,7 +23,7 @@ from docker.images import ROOT
 from e2e.images import ARCHIVE_VARIABLE, archive
 
 _TESTS: Final = Path(__file__).parents[1]
-_PARTS: Final = ("plane", "node", "dns", "helm")
+_PARTS: Final = ("etcd", "plane", "node", "dns", "helm")
 _MARKED: Final = "e2e and not vllm"
 _TEST_SECONDS: Final = 300
 
