@@ -45,6 +45,13 @@ def serve(words: tuple[str, ...]) -> int:
     return run(request.deployment)
 
 
+@commands.command(cls=_Verbatim, short_help="Which GPUs belong together, by the links between them.")
+def topo(words: tuple[str, ...]) -> int:
+    from dp_vllm.topology.command import topo as command
+
+    return int(command.main(words, prog_name="dp-vllm topo", standalone_mode=False) or 0)
+
+
 @commands.command(cls=_Verbatim, short_help="The gateway alone, before engines that somebody else started.")
 def gateway(words: tuple[str, ...]) -> NoReturn:
     _become("dp_vllm_gateway", words)

@@ -1,0 +1,143 @@
+"""`dp-vllm topo`: which GPUs belong together, by the links between them, on this machine or on one that is pasted."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+
+from dp_vllm.errors import BadSettings, UserError
+from dp_vllm.topology import given, table
+from dp_vllm.topology.matrix import Matrix
+from dp_vllm.topology.parse import Unreadable, parse
+from dp_vllm.topology.picture import picture
+from dp_vllm.topology.report import Report, report, report_given
+from dp_vllm.topology.shape import Shape, product
+
+_POSITIVE = click.IntRange(min=1)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("file", metavar="FILE|-")
+@click.option("--data-parallel-size", "-dp", "copies", type=_POSITIVE, help="Replicas.  [default: all that fit]")
+@click.option(
+    "--tensor-parallel-size", "-tp", "width", type=_POSITIVE, help="GPUs that share each layer.  [default: 1]"
+)
+@click.option("--pipeline-parallel-size", "-pp", "stages", type=_POSITIVE, help="Stages of a replica.  [default: 1]")
+@click.option("--device-ids", metavar="0,1,3", help="Only these GPUs.")
+@click.option("--gpu-groups", metavar="'0,1;2,3'", help="These groups instead of the best ones.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Also draw a picture into this file.")
+def topo(
+    file: str,
+    copies: int | None,
+    width: int | None,
+    stages: int | None,
+    device_ids: str | None,
+    gpu_groups: str | None,
+    as_json: bool,
+    svg: Path | None,
+) -> int:
+    """Group GPUs by the links between them.
+
+    FILE holds what `nvidia-smi topo -m` printed, on any machine; `-` reads it from standard input. Without FILE this
+    machine's driver is asked. Without -dp, -tp and -pp: pairs.
+    """
+    source, matrix, warnings = _from_text(file)
+    if device_ids is not None:
+        matrix = _only(matrix, device_ids, source)
+    groups = _read_groups(gpu_groups) if gpu_groups is not None else None
+    if groups is not None:
+        found = _grouped(source, matrix, groups, copies, width, stages, warnings)
+    else:
+        found = report(source, matrix, _shape(source, matrix, copies, width, stages), warnings)
+    if svg is not None:
+        _write(svg, picture(found))
+    _show(found, as_json)
+    return 0
+
+
+def _from_text(file: str) -> tuple[str, Matrix, tuple[str, ...]]:
+    source = "standard input" if file == "-" else file
+    try:
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise UserError(f"{source}: it cannot be read ({error.strerror})") from error
+    try:
+        read = parse(content.decode(errors="replace"))
+    except Unreadable as error:
+        raise UserError(f"{source}: {error}") from error
+    return source, read.matrix, read.doubts
+
+
+def _only(matrix: Matrix, device_ids: str, source: str) -> Matrix:
+    words = [word.strip() for word in device_ids.split(",")]
+    known = set(map(str, matrix.indexes))
+    for word in words:
+        if word not in known:
+            raise BadSettings(f"--device-ids: there is no GPU {word!r}: {source} has {_listed(matrix.indexes)}")
+        if words.count(word) > 1:
+            raise BadSettings(f"--device-ids: GPU {word} is named twice in {device_ids!r}")
+    return matrix.of(map(int, words))
+
+
+def _read_groups(text: str) -> given.Groups:
+    try:
+        return given.read(text)
+    except ValueError as error:
+        raise BadSettings(f"--gpu-groups: {text!r} is not allowed; {error}") from error
+
+
+def _grouped(
+    source: str,
+    matrix: Matrix,
+    groups: given.Groups,
+    copies: int | None,
+    width: int | None,
+    stages: int | None,
+    warnings: tuple[str, ...],
+) -> Report:
+    size = len(groups[0])
+    stages = stages or 1
+    shape = Shape(copies or len(groups), width or max(1, size // stages), stages)
+    why_not = given.objection(groups, shape.copies, shape.group, tuple(map(str, matrix.indexes)), source)
+    if why_not:
+        raise BadSettings(f"--gpu-groups: {why_not}")
+    return report_given(source, matrix, shape, [int(gpu) for group in groups for gpu in group], warnings)
+
+
+def _shape(source: str, matrix: Matrix, copies: int | None, width: int | None, stages: int | None) -> Shape:
+    """The shape that was asked for; nothing of it given, pairs."""
+    count = len(matrix.gpus)
+    if copies is None and width is None and stages is None:
+        width = min(2, count)
+    width, stages = width or 1, stages or 1
+    shape = Shape(copies or max(1, count // (width * stages)), width, stages)
+    if shape.gpus > count:
+        factors = {"dp": shape.copies, "tp": shape.width, "pp": shape.stages}
+        raise UserError(f"needs {product(factors)} GPUs, {source} has {count} ({_listed(matrix.indexes)})")
+    return shape
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--svg: {path} cannot be written ({error.strerror})") from error
+
+
+def _show(found: Report, as_json: bool) -> None:
+    for warning in found.warnings:
+        click.echo(f"dp-vllm: warning: {warning}", err=True)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found.content())))
+        return
+    console = Console(highlight=False)
+    for line in table.lines(found):
+        console.print(line, soft_wrap=True)
+
+
+def _listed(indexes: Sequence[int]) -> str:
+    return ",".join(map(str, indexes))
