@@ -67,6 +67,13 @@ def sim(words: tuple[str, ...]) -> NoReturn:
     _become("dp_vllm.sim", words)
 
 
+@commands.command(cls=_Verbatim, short_help="Compare routing policies on a trace of requests, off line.")
+def replay(words: tuple[str, ...]) -> int:
+    from dp_vllm.replay.command import main as compare
+
+    return int(compare.main(list(words), "dp-vllm replay", standalone_mode=False) or 0)
+
+
 @commands.command(short_help="Print the custom resource definition of DPModel.")
 def crd() -> int:
     from dp_vllm import crd as definition
