@@ -82,6 +82,7 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     help="Seconds of waiting that a second of saved prefill is worth, with --policy prefix.",
 )
+@click.option("--record", type=click.Path(path_type=Path), help="Record lengths and times here, for dp-vllm replay.")
 @click.option("--admin-socket", type=click.Path(path_type=Path), help="A unix socket for state and metrics, no key.")
 @click.option("--metrics-port", type=click.IntRange(1, 65535), help="/metrics, /health and /ready on a port, no key.")
 @click.option("--ssl-keyfile", type=click.Path(path_type=Path))
@@ -132,6 +133,7 @@ def _config(given: dict[str, Any]) -> GatewayConfig:
         replica_api_key=given["replica_api_key"],
         policy=Policy(given["policy"]),
         prefix_weight=given["prefix_weight"],
+        record=given["record"],
         admin_socket=given["admin_socket"],
         metrics_port=given["metrics_port"],
         tls=_tls(given),

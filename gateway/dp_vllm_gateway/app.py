@@ -25,6 +25,7 @@ from dp_vllm_gateway.metrics import Metrics
 from dp_vllm_gateway.own import OwnAnswers
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.proxy import Outgoing, Proxy
+from dp_vllm_gateway.recording import Recording
 from dp_vllm_gateway.relay import Relay
 from dp_vllm_gateway.replies import Refusal
 from dp_vllm_gateway.routing.router import Router
@@ -54,6 +55,7 @@ class Gateway:
         self.websockets = websockets.WebSockets(config, pool, router)
         self._merged = merged.Merged(config, pool)
         self._journal = journal
+        self._recording = Recording(config.record) if config.record is not None else None
         self._metrics = Metrics()
         exposition = Exposition(self._metrics, pool, self._bodies, contact)
         self.own = OwnAnswers(pool, keys, contact, exposition, ending=lambda: self.ending)
@@ -68,6 +70,8 @@ class Gateway:
         """Begin nothing new, and hold nobody who waits for a replica."""
         self.ending = True
         self._pool.wake()
+        if self._recording is not None:
+            self._recording.end()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -171,10 +175,17 @@ class Gateway:
             if route.reach in _BY_ALL:
                 await self._ask_all(out, relay, call)
             else:
-                await self.proxy.forward(out, relay, call)
+                await self._ask_one(out, relay, call)
         finally:
             self._bodies.release(body)
         return relay.response()
+
+    async def _ask_one(self, out: Outgoing, relay: Relay, call: Call) -> None:
+        try:
+            await self.proxy.forward(out, relay, call)
+        finally:
+            if self._recording is not None:
+                self._recording.record(call, out)
 
     async def _ask_all(self, out: Outgoing, relay: Relay, call: Call) -> None:
         if out.route.reach is Reach.ALL:

@@ -79,6 +79,8 @@ class GatewayConfig:
     policy: Policy = DEFAULT_POLICY
     prefix_weight: float = PREFIX_WEIGHT
     """How many seconds of waiting a second of saved prefill is worth."""
+    record: Path | None = None
+    """Where what was asked is recorded, for `dp-vllm replay`."""
     admin_socket: Path | None = None
     metrics_port: int | None = None
     tls: Tls | None = None

@@ -159,7 +159,8 @@ class Fleet:
 
     def _send(self, arrival: Arrival, seed: int) -> None:
         facts = arrival.facts
-        choice = self._router.choose(self._pool.candidates(facts), facts)
+        candidates = self._pool.candidates(facts) or self._members  # a trace's requests wait in engines alone
+        choice = self._router.choose(candidates, facts)
         assert choice is not None, "every replica is always available here"
         lease = self._pool.lease(choice.picked, facts, reason=choice.reason, cached_tokens=choice.cached_tokens)
         prompt = array("I", bytes(facts.tokens * array("I").itemsize))

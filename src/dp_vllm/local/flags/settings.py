@@ -214,6 +214,14 @@ RUN: Final = (
         values.one_of("text", "json"),
         gateway=True,
     ),
+    Setting(
+        "--record",
+        "PATH",
+        "",
+        "write what is asked there for dp-vllm replay: times, lengths, shared beginnings, no text",
+        values.path,
+        gateway=True,
+    ),
     Setting("--access-log", "", "yes", "no line in the gateway's log for each request", gateway=True, takes=_YES_NO),
     Setting(
         "--metrics-port",
