@@ -25,6 +25,7 @@ from dp_vllm_gateway.metrics import Metrics
 from dp_vllm_gateway.own import OwnAnswers
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.proxy import Outgoing, Proxy
+from dp_vllm_gateway.queue import priority_of
 from dp_vllm_gateway.recording import Recording
 from dp_vllm_gateway.relay import Relay
 from dp_vllm_gateway.replies import Refusal
@@ -57,8 +58,8 @@ class Gateway:
         self._journal = journal
         self._recording = Recording(config.record) if config.record is not None else None
         self._metrics = Metrics()
-        exposition = Exposition(self._metrics, pool, self._bodies, contact)
-        self.own = OwnAnswers(pool, keys, contact, exposition, ending=lambda: self.ending)
+        exposition = Exposition(self._metrics, pool, self._bodies, contact, self.proxy.queue)
+        self.own = OwnAnswers(pool, keys, contact, exposition, self.proxy.queue, ending=lambda: self.ending)
         self._loop = asyncio.get_running_loop()
         self._id_prefix = secrets.token_hex(4)
         self._id_numbers = itertools.count(1)
@@ -72,6 +73,13 @@ class Gateway:
         self._pool.wake()
         if self._recording is not None:
             self._recording.end()
+
+    async def idle(self) -> None:
+        """Wait until nothing is in flight, and nobody waits for that."""
+        await self._pool.idle()
+        while self.proxy.queue.requests:
+            await asyncio.sleep(0)  # whose turn it is takes its lease now
+            await self._pool.idle()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -170,8 +178,10 @@ class Gateway:
                 await waiting.for_replica(
                     self._pool, facts, relay, wait_seconds, answer_lines, ending=lambda: self.ending
                 )
+            asked = priority_of(incoming.read.get(b"x-dp-vllm-priority"))
+            priority = facts.priority if asked is None else asked
             lines = self._request_lines(incoming, id_line)
-            out = Outgoing(call.method, target, route, lines, body, facts, answer_lines)
+            out = Outgoing(call.method, target, route, lines, body, facts, priority, answer_lines)
             if route.reach in _BY_ALL:
                 await self._ask_all(out, relay, call)
             else:

@@ -31,6 +31,8 @@ class Call(msgspec.Struct, gc=False):
     status: int = 0
     """499: the client left."""
     attempts: int = 0
+    queued_seconds: float = 0.0
+    """How long it waited for a replica with room."""
     answered_at: float = 0.0
     """When the first body byte was there; 0 if there was none."""
     ended_at: float = 0.0

@@ -24,6 +24,11 @@ class Limits:
     first_byte_seconds: float = _limit(600.0, "Until an answer's first body byte: queue and prefill. No comments.")
     chunk_seconds: float = _limit(300.0, "Between two pieces of an answer.")
     write_seconds: float = _limit(60.0, "How long a client may take nothing of what was sent to it.")
+    max_replica_sequences: int = _limit(
+        1024, "In flight at one replica; more would only wait in the engine, so they wait in the gateway."
+    )
+    max_queued_requests: int = _limit(4096, "That wait because all replicas have as much as they may; then 429.")
+    queue_seconds: float = _limit(30.0, "How long a request waits for that; then 429.")
     idle_client_seconds: float = _limit(75.0, "A client's connection without a request, or with half a head.")
     probe_seconds: float = _limit(5.0, "Between two looks at an engine; also how long one look may take.")
 

@@ -16,6 +16,7 @@ from dp_vllm_gateway.discovery.contact import Contact
 from dp_vllm_gateway.member import Member
 from dp_vllm_gateway.metrics import Histogram, Metrics, Times
 from dp_vllm_gateway.pool import Pool
+from dp_vllm_gateway.queue import Queue
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -29,11 +30,12 @@ _Values = Iterable[tuple[str, float]]
 class Exposition:
     """Asks the owners of all that is counted, each time that a scrape wants to know."""
 
-    def __init__(self, metrics: Metrics, pool: Pool, bodies: Bodies, contact: Contact) -> None:
+    def __init__(self, metrics: Metrics, pool: Pool, bodies: Bodies, contact: Contact, queue: Queue) -> None:
         self._metrics = metrics
         self._pool = pool
         self._bodies = bodies
         self._contact = contact
+        self._queue = queue
         self._process = ProcessCollector(registry=None)
 
     def text(self, now: float) -> bytes:
@@ -48,6 +50,11 @@ class Exposition:
         yield from _times(self._metrics.times)
         yield from _replicas(members, now)
         yield GaugeMetricFamily("dp_vllm_body_bytes", "Bytes of request bodies held", self._bodies.held_bytes)
+        yield GaugeMetricFamily("dp_vllm_queue_requests", "That wait for a replica with room", self._queue.requests)
+        text = "Seconds that requests waited for a replica with room, of those that had to"
+        queued = HistogramMetricFamily("dp_vllm_queue_seconds", text)
+        queued.add_metric((), _buckets(self._metrics.queued), self._metrics.queued.total)
+        yield queued
         yield GaugeMetricFamily("dp_vllm_endpoints_generation", "The set of endpoints in use", self._pool.generation)
         age = self._contact.age_seconds(now)
         if age is not None:

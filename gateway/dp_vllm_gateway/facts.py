@@ -29,6 +29,8 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
     """The prompt's full blocks (`routing.blocks`), if the policy compares prompts."""
     block_tokens: float = 0.0
     """How many of the tokens are in one block."""
+    priority: int = 0
+    """Lower goes first, as in vLLM."""
     affinity: int = 0
     """Requests that have the same number want the same replica, if the policy says so; 0: none is wanted."""
 
@@ -42,6 +44,7 @@ class _Body(PromptFields):
     stream: bool | None = None
     n: int | None = None
     previous_response_id: str | None = None
+    priority: int | None = None
     prompt_cache_key: str | None = None
     user: str | None = None
 
@@ -51,13 +54,14 @@ class _Untyped(PromptFields):
     stream: Any = None
     n: Any = None
     previous_response_id: Any = None
+    priority: Any = None
     prompt_cache_key: Any = None
     user: Any = None
 
     def typed(self) -> _Body:
         """What has the right type; the rest is not known."""
         given = {name: getattr(self, name) for name in self.__struct_fields__}
-        kinds = {"stream": bool, "n": int}
+        kinds = {"stream": bool, "n": int, "priority": int}
         strings = {name: value for name, value in given.items() if not isinstance(value, msgspec.Raw)}
         wrong = [name for name, value in strings.items() if not isinstance(value, kinds.get(name, str))]
         return _Body(**given | dict.fromkeys(wrong))
@@ -96,6 +100,7 @@ def facts_of(body: bytes, policy: Policy = Policy.LEAST_LOAD, session: bytes | N
         fields.previous_response_id,
         blocks,
         block_tokens,
+        fields.priority or 0,
         affinity,
     )
 
@@ -132,6 +137,6 @@ def _lenient(body: bytes) -> _Untyped:
     if not isinstance(value, dict):
         return _Untyped()
     found = _Untyped()
-    for name in ("model", "stream", "n", "previous_response_id", "prompt_cache_key", "user"):
+    for name in ("model", "stream", "n", "previous_response_id", "priority", "prompt_cache_key", "user"):
         setattr(found, name, value.get(name))
     return found

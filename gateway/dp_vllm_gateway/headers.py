@@ -31,6 +31,7 @@ OURS: Final = frozenset(
         b"authorization",
         b"x-api-key",
         b"x-data-parallel-rank",  # an independent replica refuses any rank but 0
+        b"x-dp-vllm-priority",
         b"x-dp-vllm-wait",
         b"x-request-id",
     }

@@ -76,6 +76,8 @@ class Metrics:
         """By replica: the last one that a request was sent to, "" if it was sent to none."""
         self.times: dict[str, Times] = {}
         """By route."""
+        self.queued = Histogram(REQUEST_BOUNDS)
+        """Seconds that requests waited for a replica with room, of those that had to."""
         self.attempts = 0
         self.retries = 0
 
@@ -97,6 +99,8 @@ class Metrics:
         tally.chunks += call.chunks
         tally.prompt_tokens += call.prompt_tokens
         tally.completion_tokens += call.completion_tokens
+        if call.queued_seconds:
+            self.queued.add(call.queued_seconds)
         if call.attempts:
             self.attempts += call.attempts
             self.retries += call.attempts - 1

@@ -10,6 +10,7 @@ from dp_vllm_gateway.discovery.contact import Contact
 from dp_vllm_gateway.exposition import CONTENT_TYPE, Exposition
 from dp_vllm_gateway.keys import Keys
 from dp_vllm_gateway.pool import Pool
+from dp_vllm_gateway.queue import Queue
 from dp_vllm_gateway.state import source_of, state_of
 
 
@@ -17,12 +18,20 @@ class OwnAnswers:
     """Sees what others own, and changes nothing."""
 
     def __init__(
-        self, pool: Pool, keys: Keys, contact: Contact, exposition: Exposition, *, ending: Callable[[], bool]
+        self,
+        pool: Pool,
+        keys: Keys,
+        contact: Contact,
+        exposition: Exposition,
+        queue: Queue,
+        *,
+        ending: Callable[[], bool],
     ) -> None:
         self._pool = pool
         self._keys = keys
         self._contact = contact
         self._exposition = exposition
+        self._queue = queue
         self._ending = ending
         self._loop = asyncio.get_running_loop()
 
@@ -55,4 +64,4 @@ class OwnAnswers:
 
     def state(self) -> web.Response:
         """All that is known of the replicas now."""
-        return replies.json_reply(state_of(self._pool, self._contact, self._loop.time()))
+        return replies.json_reply(state_of(self._pool, self._contact, self._queue, self._loop.time()))

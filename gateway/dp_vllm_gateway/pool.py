@@ -12,6 +12,7 @@ from typing import Final
 from dp_vllm import names
 from dp_vllm.endpoints import Endpoint, EndpointSet, State
 from dp_vllm_gateway import engine_metrics
+from dp_vllm_gateway.config import Limits
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.member import Member, Prefill, Seen
 from dp_vllm_gateway.routing import blocks, learned
@@ -48,6 +49,7 @@ class Lease:
         self._prefill = self._pool.begin_prefill(member, self._tokens, stream=facts.stream)
         member.requests += 1
         member.sequences += facts.sequences
+        self._pool.filled(member)
         if facts.blocks:
             member.remembered.add(facts.blocks)
         return self
@@ -72,14 +74,19 @@ class Lease:
         self._read()
         self.member.requests -= 1
         self.member.sequences -= self._facts.sequences
-        if self._pool.awaited:
-            self._pool.left()
+        self._pool.left()
 
 
 class Pool:
     """All endpoints of one gateway process."""
 
-    def __init__(self, *, connect_seconds: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        connect_seconds: float,
+        clock: Callable[[], float],
+        most_sequences: int = Limits().max_replica_sequences,
+    ) -> None:
         self._members: dict[str, Member] = {}
         self._leaving: list[Member] = []
         """No longer endpoints of ours, but requests are in flight on them."""
@@ -87,8 +94,13 @@ class Pool:
         self._clock = clock
         self._changed = asyncio.Event()
         self._emptied = asyncio.Event()
-        self.awaited = False
+        self._awaited = False
         """Somebody waits for the last lease to end."""
+        self._most_sequences = most_sequences
+        self._some_full = False
+        """Some endpoint may have as much in flight as it may."""
+        self.on_room: Callable[[], None] = _nothing
+        """Called when there may be room at an endpoint again."""
         self._available: list[Member] = []
         self._ejected = False
         self.several_models = False
@@ -174,10 +186,15 @@ class Pool:
 
     # what a decision sees
 
-    def candidates(self, facts: Facts, tried: Collection[str] = ()) -> list[Member]:
-        """The endpoints that may be picked now for such a request, except those that were tried. To be read only."""
+    def candidates(self, facts: Facts, tried: Collection[str] = (), *, full: bool = False) -> list[Member]:
+        """The endpoints that may be picked now for such a request, except those that were tried. To be read only.
+
+        Those that have as much in flight as they may are among them only if `full`.
+        """
         now = self._clock()
         candidates = self._inside(now) if self._ejected else self._available
+        if self._some_full and not full:
+            candidates = self._with_room(candidates)
         for member in candidates:
             if member.prefills:
                 self._end_prefills(member, now)
@@ -192,6 +209,11 @@ class Pool:
         inside = [member for member in self._available if member.ejected_until <= now]
         self._ejected = len(inside) < len(self._available)
         return self._available if len(inside) < len(self._available) * (1 - PANIC_SHARE) else inside
+
+    def _with_room(self, candidates: list[Member]) -> list[Member]:
+        room = [member for member in candidates if member.sequences < self._most_sequences]
+        self._some_full = len(room) < len(candidates)
+        return room
 
     def members(self) -> list[Member]:
         """All endpoints, available or not, in the order in which they were named."""
@@ -259,15 +281,23 @@ class Pool:
 
     # waiting
 
+    def filled(self, member: Member) -> None:
+        """A lease began."""
+        if member.sequences >= self._most_sequences:
+            self._some_full = True
+
     def left(self) -> None:
         """A lease ended."""
-        if not self.in_flight:
+        if self._some_full:
+            self.on_room()
+        if self._awaited and not self.in_flight:
             self._emptied.set()
 
     async def idle(self) -> None:
-        """Wait until no request holds a lease. Once, at the end."""
-        self.awaited = True
-        if self.in_flight:
+        """Wait until no request holds a lease."""
+        self._awaited = True
+        while self.in_flight:
+            self._emptied.clear()
             await self._emptied.wait()
 
     async def changed(self) -> None:
@@ -285,6 +315,7 @@ class Pool:
         self.looked = self.looked or (self.known and not self.unseen())
         self._choose_available()
         self.wake()
+        self.on_room()
 
     def _choose_available(self) -> None:
         """Endpoints that are not called ready are used only where no other one serves."""
@@ -298,6 +329,10 @@ class Pool:
 
 
 _REASON: Final = f"{names.REASON_HEADER}: ".encode()
+
+
+def _nothing() -> None:
+    """Nobody asked to be told."""
 
 
 def _other_engine(old: Endpoint, new: Endpoint) -> bool:

@@ -17,6 +17,7 @@ from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.homes import Homes
 from dp_vllm_gateway.member import Member
 from dp_vllm_gateway.pool import Lease, Pool
+from dp_vllm_gateway.queue import Queue
 from dp_vllm_gateway.relay import Relay
 from dp_vllm_gateway.retry import Failure, Verdict
 from dp_vllm_gateway.routing.router import Choice, Router
@@ -33,6 +34,8 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """Header lines, with the id and whatever key the engine is to see."""
     body: bytes
     facts: Facts
+    priority: int
+    """Lower goes first, if it has to wait."""
     answer_lines: bytes
     """Header lines that the client is sent besides the engine's."""
 
@@ -55,6 +58,8 @@ class Proxy:
         self._deaths = Deaths()
         self._homes = Homes()
         self._attempts: set[Attempt] = set()
+        self.queue = Queue(config.limits, retry_after_seconds=self._retry_after_seconds)
+        pool.on_room = self.queue.room
         self.retries = 0
 
     async def forward(self, out: Outgoing, relay: Relay, call: Call) -> None:
@@ -65,7 +70,9 @@ class Proxy:
         replays = 0
         failed: Failed | None = None
         while True:
-            choice = self._choose(out, tried, failed)
+            choice = None if self._is_queued_for(out, tried) else self._choose(out, tried, failed)
+            if choice is None:
+                choice = await self._wait_for_room(out, call)
             member = choice.picked
             tried.append(member.name)
             call.attempts += 1
@@ -81,11 +88,42 @@ class Proxy:
 
     # choosing
 
-    def _choose(self, out: Outgoing, tried: list[str], failed: Failed | None) -> Choice[Member]:
+    def _is_queued_for(self, out: Outgoing, tried: list[str]) -> bool:
+        """Whether others wait for what this one wants. What has been sent once is sent again at once."""
+        return self.queue.requests > 0 and not tried and self.queue.holds(self._line_of(out))
+
+    def _line_of(self, out: Outgoing) -> str | None:
+        """Which line it would wait in: one for each model."""
+        return out.facts.model if self._pool.several_models else None
+
+    async def _wait_for_room(self, out: Outgoing, call: Call) -> Choice[Member]:
+        """All replicas have as much in flight as they may: wait until one has room."""
+        choice: Choice[Member] | None = None
+
+        def found() -> bool:
+            nonlocal choice
+            choice = self._choose(out, [], None)
+            return choice is not None
+
+        began = self._loop.time()
+        line = self._line_of(out)
+        try:
+            await self.queue.wait(line, priority=out.priority, key=call.key, tokens=out.facts.tokens, try_again=found)
+        finally:
+            call.queued_seconds = self._loop.time() - began
+        assert choice is not None
+        return choice
+
+    def _choose(self, out: Outgoing, tried: list[str], failed: Failed | None) -> Choice[Member] | None:
+        """Where to send it; None if there is no room at any. Raises Refusal if there is nowhere to send it.
+
+        What has been sent once is sent again whether or not there is room: it has had its turn.
+        """
         if not tried and (home := self._home(out)):
             return Choice(home, "home")
-        choice = self._router.choose(self._pool.candidates(out.facts, tried), out.facts)
-        if choice is not None:
+        facts = out.facts
+        choice = self._router.choose(self._pool.candidates(facts, tried, full=bool(tried)), facts)
+        if choice is not None or self._pool.candidates(facts, tried, full=True):
             return choice
         raise refusals.for_failure(failed, tried[-1]) if failed else refusals.none_fits(self._pool, out.facts)
 
@@ -188,5 +226,12 @@ class Proxy:
 
     def stop(self, message: str) -> None:
         """End all attempts: streams with an error event that says why."""
+        self.queue.stop(refusals.shutting_down())
         for attempt in list(self._attempts):
             attempt.stop(message)
+
+    def _retry_after_seconds(self, queued_tokens: int) -> int:
+        """How long the replicas will take to read what waits here and there."""
+        members = self._pool.candidates(Facts(), full=True)
+        tokens = queued_tokens + sum(member.waiting_tokens for member in members)
+        return 1 + int(tokens / max(1.0, sum(member.tokens_per_second for member in members)))

@@ -58,7 +58,8 @@ async def _serve(config: GatewayConfig, journal: Journal | None) -> None:
     keys = Keys(config.api_keys, config.api_key_file)
     if config.kubernetes is None:  # in a cluster the Secret may come later
         keys.demand_usable()
-    pool = Pool(connect_seconds=config.limits.connect_seconds, clock=loop.time)
+    limits = config.limits
+    pool = Pool(connect_seconds=limits.connect_seconds, clock=loop.time, most_sequences=limits.max_replica_sequences)
     contact = Contact()
     discovery = await _discovery(config, contact)
     gateway = Gateway(config, pool, keys, journal, contact)
@@ -77,7 +78,7 @@ async def _serve(config: GatewayConfig, journal: Journal | None) -> None:
                 moves = config.kubernetes is not None  # to other gateways, which take over
                 if moves:
                     _close(opened)
-                last = _clients_moved(server) if moves else pool.idle()
+                last = _clients_moved(server) if moves else gateway.idle()
                 await _finish(config, gateway, last, server, ended)
             for task in tasks:
                 task.cancel()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from dp_vllm_gateway.discovery.contact import Contact
 from dp_vllm_gateway.member import Member
 from dp_vllm_gateway.pool import Pool
+from dp_vllm_gateway.queue import Queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +49,16 @@ class GatewayState:
     in_flight: int
     """Requests, over all replicas."""
     replicas: dict[str, ReplicaState]
+    queued: int = 0
+    """Requests that wait because all replicas have as much as they may."""
     source: SourceState | None = None
     """Of a source that can be out of reach: a cluster."""
 
 
-def state_of(pool: Pool, contact: Contact, now: float) -> GatewayState:
+def state_of(pool: Pool, contact: Contact, queue: Queue, now: float) -> GatewayState:
     """The state at this moment; `now` is the event loop's time."""
     replicas = {member.name: _replica(member, now) for member in pool.members()}
-    return GatewayState(pool.generation, pool.in_flight, replicas, source_of(contact, now))
+    return GatewayState(pool.generation, pool.in_flight, replicas, queue.requests, source_of(contact, now))
 
 
 def source_of(contact: Contact, now: float) -> SourceState | None:

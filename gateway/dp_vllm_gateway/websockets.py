@@ -108,7 +108,7 @@ class WebSockets:
                     return await self._join(request, engine, member, offer, call)
 
     def _choose(self, facts: Facts, tried: list[str], failed: Failed | None) -> Member:
-        choice = self._router.choose(self._pool.candidates(facts, tried), facts)
+        choice = self._router.choose(self._pool.candidates(facts, tried, full=True), facts)
         if choice is not None:
             return choice.picked
         raise refusals.for_failure(failed, tried[-1]) if failed else refusals.none_fits(self._pool, facts)

@@ -13,6 +13,9 @@ REASON_HEADER: Final = "x-dp-vllm-reason"
 REPLICA_HEADER: Final = "x-dp-vllm-replica"
 """Response header: the name of the replica that answered."""
 
+PRIORITY_HEADER: Final = "x-dp-vllm-priority"
+"""Request header: a whole number, lower goes first while requests wait in the gateway."""
+
 WAIT_HEADER: Final = "x-dp-vllm-wait"
 """Request header: how many seconds the client is ready to wait for a first replica."""
 

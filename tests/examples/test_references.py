@@ -15,6 +15,7 @@ from dp_vllm_gateway.discovery.contact import Contact
 from dp_vllm_gateway.exposition import Exposition
 from dp_vllm_gateway.metrics import Metrics
 from dp_vllm_gateway.pool import Pool
+from dp_vllm_gateway.queue import Queue
 from dp_vllm_operator.model import Model
 from dp_vllm_operator.render.children import children
 from dp_vllm_operator.render.pod import engine_of, pod, pod_template
@@ -72,12 +73,16 @@ def test_autoscalers_ask_for_a_series_that_gateways_have() -> None:
     (metric,), (trigger,) = hpa.body["spec"]["metrics"], keda.body["spec"]["triggers"]
     pool = Pool(connect_seconds=1, clock=time.monotonic)
 
-    shown = Exposition(Metrics(), pool, Bodies(Limits()), Contact()).text(0.0).decode()
+    shown = Exposition(Metrics(), pool, Bodies(Limits()), Contact(), _queue()).text(0.0).decode()
 
     series = metric["pods"]["metric"]["name"]
     assert f"# TYPE {series} gauge" in shown
     assert f"seriesQuery: '{series}{{" in head(hpa.file)
     assert trigger["metadata"]["query"].startswith(f"sum({series}{{")
+
+
+def _queue() -> Queue:
+    return Queue(Limits(), retry_after_seconds=lambda tokens: 1)
 
 
 def test_the_query_means_the_pods_of_the_models_gateways() -> None:

@@ -36,7 +36,7 @@ def test_the_state_tells_what_is_known_of_each_replica(running: tuple[Engine, Ga
     expected = {"state": "ready", "available": True, "healthy": True, "ejected": False, "message": ""}
     idle = {"in_flight": 0, "sequences": 0, "waiting_tokens": 0}
     replica = {"address": f"127.0.0.1:{engine.port}", **expected, **idle}
-    assert program.state() == {"generation": 1, "in_flight": 0, "replicas": {"0": replica}, "source": None}
+    assert program.state() == {"generation": 1, "in_flight": 0, "queued": 0, "replicas": {"0": replica}, "source": None}
 
 
 def test_the_state_tells_what_is_in_flight(running: tuple[Engine, Gateway]) -> None:
