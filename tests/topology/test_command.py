@@ -9,9 +9,11 @@ from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
+from topology.stand_in_driver import Driver, uuid
 
 from dp_vllm.errors import DpVllmError
 from dp_vllm.topology.command import topo
+from dp_vllm.topology.parse import parse
 
 MATRICES = Path(__file__).parent / "matrices"
 DGX1 = str(MATRICES / "v100x8_dgx1.txt")
@@ -221,3 +223,44 @@ def test_it_is_a_command_of_dp_vllm() -> None:
     asked = subprocess.run([*command, "-tp", "9"], capture_output=True, text=True, timeout=30)
     assert asked.returncode == 1
     assert asked.stderr == f"dp-vllm: needs dp*tp*pp = 1*9*1 = 9 GPUs, {DGX1} has 8 (0,1,2,3,4,5,6,7)\n"
+
+
+def on_machine(driver: Driver, *words: str, **environ: str) -> Any:
+    runner = CliRunner(env=driver.environ | environ)
+    result = runner.invoke(topo, [*words, "--json"], catch_exceptions=False, standalone_mode=False)
+    return json.loads(result.stdout)
+
+
+def test_without_a_file_this_machine_is_asked(driver: Driver) -> None:
+    driver.has(parse(Path(DGX1).read_text()).matrix)
+
+    whole = on_machine(driver, "-tp", "2")
+    part = on_machine(driver, "-tp", "2", CUDA_VISIBLE_DEVICES=f"{uuid(6)},1,{uuid(2)[:12]},3,0")
+    named = on_machine(driver, "--device-ids", "5,6", CUDA_VISIBLE_DEVICES="0")
+
+    assert [group["gpus"] for group in whole["groups"]] == [[0, 3], [1, 2], [4, 7], [5, 6]]
+    assert [group["gpus"] for group in part["groups"]] == [[1, 2], [3, 0]]
+    assert [gpu["index"] for gpu in part["gpus"]] == [6, 1, 2, 3, 0]
+    assert [group["gpus"] for group in named["groups"]] == [[5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("further", "environ", "sentence"),
+    [
+        (["fail nvmlDeviceGetPciInfo_v3 15"], {}, "the NVIDIA driver says: GPU is lost"),
+        (["fail nvmlInitWithFlags 15"], {}, "the NVIDIA driver says: GPU is lost"),
+        ([], {"CUDA_VISIBLE_DEVICES": "0,2"}, "CUDA_VISIBLE_DEVICES: there is no GPU 2, the driver has 0,1"),
+        ([], {"CUDA_VISIBLE_DEVICES": f"1,{uuid(1)}"}, f"CUDA_VISIBLE_DEVICES: GPU 1 is named twice in '1,{uuid(1)}'"),
+        ([], {"CUDA_VISIBLE_DEVICES": "GPU-0"}, "CUDA_VISIBLE_DEVICES: GPU-0 is the beginning of several UUIDs"),
+        ([], {"CUDA_VISIBLE_DEVICES": "GPU-9"}, "CUDA_VISIBLE_DEVICES: there is no GPU GPU-9, `nvidia-smi -L` lists"),
+        ([], {"CUDA_VISIBLE_DEVICES": "MIG-a"}, "CUDA_VISIBLE_DEVICES: MIG-a is a part of a divided GPU (MIG)"),
+        ([], {"CUDA_VISIBLE_DEVICES": ""}, "needs dp*tp*pp = 1*1*1 = 1 GPUs, this machine has 0"),
+    ],
+)
+def test_a_machine_that_does_not_do_is_told(
+    further: list[str], environ: dict[str, str], sentence: str, driver: Driver
+) -> None:
+    driver.has(parse((MATRICES / "a100x8_sxm_nv12_p4d.txt").read_text()).matrix.of([0, 4]), *further)
+    with pytest.raises(DpVllmError) as error:
+        on_machine(driver, **environ)
+    assert sentence in str(error.value)

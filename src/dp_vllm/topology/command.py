@@ -1,37 +1,41 @@
 """`dp-vllm topo`: which GPUs belong together, by the links between them, on this machine or on one that is pasted."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import click
 import msgspec
 from rich.console import Console
 
 from dp_vllm.errors import BadSettings, UserError
-from dp_vllm.topology import given, table
+from dp_vllm.topology import given, ids, machine, table
 from dp_vllm.topology.matrix import Matrix
 from dp_vllm.topology.parse import Unreadable, parse
 from dp_vllm.topology.picture import picture
 from dp_vllm.topology.report import Report, report, report_given
 from dp_vllm.topology.shape import Shape, product
 
-_POSITIVE = click.IntRange(min=1)
+_POSITIVE: Final = click.IntRange(min=1)
+_VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
+_PASTE: Final = "what `nvidia-smi topo -m` prints anywhere can be given as FILE, or as -"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("file", metavar="FILE|-")
+@click.argument("file", required=False, metavar="[FILE|-]")
 @click.option("--data-parallel-size", "-dp", "copies", type=_POSITIVE, help="Replicas.  [default: all that fit]")
 @click.option(
     "--tensor-parallel-size", "-tp", "width", type=_POSITIVE, help="GPUs that share each layer.  [default: 1]"
 )
 @click.option("--pipeline-parallel-size", "-pp", "stages", type=_POSITIVE, help="Stages of a replica.  [default: 1]")
-@click.option("--device-ids", metavar="0,1,3", help="Only these GPUs.")
+@click.option("--device-ids", metavar="0,1,3", help="Only these GPUs.  [default: all, of this machine the visible]")
 @click.option("--gpu-groups", metavar="'0,1;2,3'", help="These groups instead of the best ones.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Also draw a picture into this file.")
 def topo(
-    file: str,
+    file: str | None,
     copies: int | None,
     width: int | None,
     stages: int | None,
@@ -45,9 +49,7 @@ def topo(
     FILE holds what `nvidia-smi topo -m` printed, on any machine; `-` reads it from standard input. Without FILE this
     machine's driver is asked. Without -dp, -tp and -pp: pairs.
     """
-    source, matrix, warnings = _from_text(file)
-    if device_ids is not None:
-        matrix = _only(matrix, device_ids, source)
+    source, matrix, warnings = _of_machine(device_ids) if file is None else _from_text(file, device_ids)
     groups = _read_groups(gpu_groups) if gpu_groups is not None else None
     if groups is not None:
         found = _grouped(source, matrix, groups, copies, width, stages, warnings)
@@ -59,7 +61,23 @@ def topo(
     return 0
 
 
-def _from_text(file: str) -> tuple[str, Matrix, tuple[str, ...]]:
+def _of_machine(device_ids: str | None) -> tuple[str, Matrix, tuple[str, ...]]:
+    """What joins the GPUs of this machine, those that are named or else visible."""
+    found = machine.ask(os.environ)
+    if found.matrix is None:
+        raise UserError(f"it is not known how this machine's GPUs are joined: {found.unjoined}; {_PASTE}")
+    named, by = (device_ids, "--device-ids") if device_ids is not None else (os.environ.get(_VISIBLE), _VISIBLE)
+    if named is None:
+        return "this machine", found.matrix, ()
+    try:
+        indexes = [ids.index_of(word.strip(), found.devices) for word in named.split(",") if word.strip()]
+    except ValueError as error:
+        raise BadSettings(f"{by}: {error}") from error
+    _demand_once(indexes, by, named)
+    return "this machine", found.matrix.of(indexes), ()
+
+
+def _from_text(file: str, device_ids: str | None) -> tuple[str, Matrix, tuple[str, ...]]:
     source = "standard input" if file == "-" else file
     try:
         content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
@@ -69,7 +87,8 @@ def _from_text(file: str) -> tuple[str, Matrix, tuple[str, ...]]:
         read = parse(content.decode(errors="replace"))
     except Unreadable as error:
         raise UserError(f"{source}: {error}") from error
-    return source, read.matrix, read.doubts
+    matrix = read.matrix if device_ids is None else _only(read.matrix, device_ids, source)
+    return source, matrix, read.doubts
 
 
 def _only(matrix: Matrix, device_ids: str, source: str) -> Matrix:
@@ -78,9 +97,14 @@ def _only(matrix: Matrix, device_ids: str, source: str) -> Matrix:
     for word in words:
         if word not in known:
             raise BadSettings(f"--device-ids: there is no GPU {word!r}: {source} has {_listed(matrix.indexes)}")
-        if words.count(word) > 1:
-            raise BadSettings(f"--device-ids: GPU {word} is named twice in {device_ids!r}")
+    _demand_once([int(word) for word in words], "--device-ids", device_ids)
     return matrix.of(map(int, words))
+
+
+def _demand_once(indexes: Sequence[int], by: str, named: str) -> None:
+    for index in indexes:
+        if indexes.count(index) > 1:
+            raise BadSettings(f"{by}: GPU {index} is named twice in {named!r}")
 
 
 def _read_groups(text: str) -> given.Groups:
