@@ -45,7 +45,10 @@ class Member:
     failed_connections: int = 0
     ejected_until: float = 0.0
     ejections: int = 0
+    available_since: float = 0.0
     sequences: int = 0
+    handicap: int = 0
+    """Sequences that a decision takes it to have besides, while it is new."""
     requests: int = 0
     waiting_tokens: int = 0
     tokens_per_second: float = PREFILL_TOKENS_PER_SECOND

@@ -27,6 +27,10 @@ EJECT_MOST_SECONDS: Final = 60.0
 FAILED_PROBES: Final = 3
 """So many in a row and an endpoint is not healthy; one that could not be connected to, or a 503, is enough."""
 
+SLOW_START_SECONDS: Final = 10.0
+"""For so long an endpoint that has just become available gets fewer requests than the others: its first ones warm it
+up, and without that all would go to it until it has as many in flight."""
+
 PANIC_SHARE: Final = 0.5
 """If more than this share of the endpoints is ejected, ejections are not believed: they would bury the rest."""
 
@@ -142,11 +146,12 @@ class Pool:
         self.generation = endpoints.generation
         self.why_none = endpoints.why_none
         self.known = True
-        self.tidy()
+        self.tick()
         self._notify()
 
-    def tidy(self) -> None:
-        """Forget the endpoints that left, once their last request has ended."""
+    def tick(self) -> None:
+        """Twice a second: forget the endpoints that left, once their last request has ended; let handicaps fade."""
+        self._handicap()
         for member in self._leaving:
             if not member.requests:
                 member.connections.close()
@@ -322,10 +327,29 @@ class Pool:
         members = self._members.values()
         self._available = [member for member in members if member.serves(State.READY)]
         self._available = self._available or [member for member in members if member.serves(State.UNREADY)]
+        for member in self._available:
+            if not member.available:
+                member.available_since = self._clock()
         for member in members:
             member.available = False
         for member in self._available:
             member.available = True
+        self._handicap()
+
+    def _handicap(self) -> None:
+        """One that has just begun is taken to have as much in flight as the others have on average, ever less of it."""
+        now = self._clock()
+        fresh = [member for member in self._available if member.handicap or self._is_fresh(member, now)]
+        if not fresh:
+            return
+        others = [member.sequences for member in self._available if not self._is_fresh(member, now)]
+        mean = sum(others) / len(others) if others else 0.0
+        for member in fresh:
+            left = 1 - (now - member.available_since) / SLOW_START_SECONDS
+            member.handicap = max(0, int(mean * left))
+
+    def _is_fresh(self, member: Member, now: float) -> bool:
+        return now < member.available_since + SLOW_START_SECONDS
 
 
 _REASON: Final = f"{names.REASON_HEADER}: ".encode()

@@ -172,7 +172,7 @@ async def _tick(gateway: Gateway, keys: Keys, pool: Pool) -> None:
         await asyncio.sleep(TICK_SECONDS)
         gateway.proxy.check(loop.time())
         keys.refresh()
-        pool.tidy()
+        pool.tick()
 
 
 async def _clients_moved(server: Server) -> None:

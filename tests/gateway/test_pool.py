@@ -13,7 +13,7 @@ from dp_vllm.endpoints import Endpoint, EndpointSet, State
 from dp_vllm.policy import Policy
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.member import Member, Seen
-from dp_vllm_gateway.pool import EJECT_MOST_SECONDS, FAILED_PROBES, Lease, Pool
+from dp_vllm_gateway.pool import EJECT_MOST_SECONDS, FAILED_PROBES, SLOW_START_SECONDS, Lease, Pool
 from dp_vllm_gateway.routing.learned import LEARN_FROM_TOKENS
 from dp_vllm_gateway.routing.load import PREFILL_TOKENS_PER_SECOND
 from dp_vllm_gateway.routing.router import Router
@@ -284,6 +284,27 @@ async def test_an_engine_s_speed_is_learned_from_prompts_that_it_reads_alone() -
     assert member.tokens_per_second == slower, "its client left before the answer began"
 
 
+async def test_one_that_has_just_begun_is_not_given_everything_at_once() -> None:
+    clock = [100.0]
+    pool = Pool(connect_seconds=1, clock=lambda: clock[0])
+    first, second = serving(pool, 2)
+    assert (first.handicap, second.handicap) == (0, 0), "all have just begun"
+    clock[0] += SLOW_START_SECONDS
+    pool.tick()
+    with ExitStack() as leases:
+        for _ in range(40):
+            leases.enter_context(pool.lease(first, Facts()))
+        pool.observe("1", "", Seen(healthy=False, certain=True))
+        pool.observe("1", "", Seen(healthy=True, certain=True))
+        seen = []
+        for _ in range(4):
+            seen.append(second.handicap)
+            clock[0] += SLOW_START_SECONDS / 4
+            pool.tick()
+        assert seen == [40, 30, 20, 10]
+        assert (first.handicap, second.handicap) == (0, 0)
+
+
 async def test_it_has_looked_once_all_that_were_ready_at_first_were_looked_at(pool: Pool) -> None:
     ready, unready = Endpoint("0", "h:1"), Endpoint("1", "h:2", state=State.UNREADY)
     assert not pool.looked
@@ -303,9 +324,9 @@ async def test_an_endpoint_that_left_is_forgotten_with_its_last_request(pool: Po
         pool.sync(EndpointSet(2, (), "nobody is left"))
         assert not member.available and not pool.available
         assert (pool.in_flight, pool.members(), pool.why_none) == (1, [], "nobody is left")
-        pool.tidy()
+        pool.tick()
         assert pool.in_flight == 1
-    pool.tidy()
+    pool.tick()
     assert pool.in_flight == 0
 
 

@@ -29,6 +29,10 @@ class Load(Protocol):
         """Sequences in flight, each to its last byte."""
 
     @property
+    def handicap(self) -> int:
+        """Sequences that it is taken to have besides, so that not everything goes to one that has just begun."""
+
+    @property
     def tokens_per_second(self) -> float:
         """How fast it reads prompts."""
 

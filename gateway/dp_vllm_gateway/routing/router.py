@@ -73,7 +73,7 @@ def by_turn(tied: Sequence[Candidate], turn: int) -> Candidate:
 def least(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Those with the least expected wait, in whole engine steps, and of them those with the fewest sequences."""
     loads = [
-        int(it.waiting_tokens / (it.tokens_per_second * STEP_SECONDS)) * _MOST_SEQUENCES + it.sequences
+        int(it.waiting_tokens / (it.tokens_per_second * STEP_SECONDS)) * _MOST_SEQUENCES + it.sequences + it.handicap
         for it in candidates
     ]
     return _those(candidates, loads)
@@ -84,13 +84,11 @@ def by_prefix(candidates: Sequence[Candidate], facts: Facts, weight: float, turn
     depths = [it.remembered.depth(facts.blocks) for it in candidates]
     worth = weight * facts.block_tokens
     costs = [
-        int(
-            ((it.waiting_tokens - worth * depth) / it.tokens_per_second + SEQUENCE_SECONDS * it.sequences)
-            // STEP_SECONDS
-        )
+        int(((it.waiting_tokens - worth * depth) / it.tokens_per_second + SEQUENCE_SECONDS * sequences) // STEP_SECONDS)
         * _MOST_SEQUENCES
-        + it.sequences
+        + sequences
         for it, depth in zip(candidates, depths, strict=True)
+        for sequences in (it.sequences + it.handicap,)
     ]
     picked = by_turn(_those(candidates, costs), turn)
     depth = depths[candidates.index(picked)]

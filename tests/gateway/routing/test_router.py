@@ -26,6 +26,7 @@ class Endpoint:
     name: str
     waiting_tokens: int = 0
     sequences: int = 0
+    handicap: int = 0
     tokens_per_second: float = PREFILL_TOKENS_PER_SECOND
     remembered: Remembered = field(default_factory=lambda: Remembered(1000))
 
@@ -70,6 +71,15 @@ FACTS = st.sampled_from([Facts(), Facts(affinity=7), prompt(1, 2, 3)])
 )
 def test_the_least_wait_wins_then_the_fewest_sequences(loads: list[tuple[int, int]], best: str) -> None:
     assert "".join(endpoint.name for endpoint in least(endpoints(*loads))) == best
+
+
+@pytest.mark.parametrize("policy", [Policy.PREFIX, Policy.LEAST_LOAD])
+@pytest.mark.parametrize("facts", [Facts(), prompt(1, 2)])
+def test_a_handicap_counts_as_sequences(policy: Policy, facts: Facts) -> None:
+    fresh, old = Endpoint("0", handicap=30), Endpoint("1", sequences=20)
+    assert chosen(policy, [fresh, old], facts).picked is old
+    fresh = Endpoint("0", handicap=10)
+    assert chosen(policy, [fresh, old], facts).picked is fresh
 
 
 def test_the_same_queue_is_a_shorter_wait_at_a_faster_engine() -> None:
