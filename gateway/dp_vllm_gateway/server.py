@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from dp_vllm.endpoints import EndpointSet
 from dp_vllm.errors import BadSettings
-from dp_vllm_gateway import admin, request_line, sockets
+from dp_vllm_gateway import admin, crowd, request_line, sockets
 from dp_vllm_gateway.app import Gateway
 from dp_vllm_gateway.clients import Server
 from dp_vllm_gateway.config import GatewayConfig, Tls
@@ -66,7 +66,7 @@ async def _serve(config: GatewayConfig, journal: Journal | None) -> None:
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    server = Server(gateway.handle, idle_client_seconds=config.limits.idle_client_seconds)
+    server = Server(gateway.handle, idle_client_seconds=limits.idle_client_seconds)
     tls = _tls(config.tls)
     with _sockets(config) as listeners:
         async with admin.listening(config, gateway.own), asyncio.TaskGroup() as group:
@@ -120,7 +120,8 @@ async def _serving(
     server: Server, listeners: list[socket.socket], tls: ssl.SSLContext | None
 ) -> AsyncIterator[list[asyncio.Server]]:
     loop = asyncio.get_running_loop()
-    opened = [await loop.create_server(server, sock=sock, backlog=sockets.BACKLOG, ssl=tls) for sock in listeners]
+    protocol = crowd.bounded(server, crowd.most_clients())
+    opened = [await loop.create_server(protocol, sock=sock, backlog=sockets.BACKLOG, ssl=tls) for sock in listeners]
     try:
         yield opened
     finally:
