@@ -2,9 +2,9 @@
 
 Time is a number here. The engines are `dp_vllm.sim`'s, which are told the time; who answers a request is decided by the
 gateway's own `Router`, which sees what the gateway's own `Pool` counts: a prompt waits until its first token is there,
-a sequence is in flight to its last. Left out is everything between them: the gateway's own milliseconds, connections,
-failures, clients that leave. Blocks that an answer has filled take room in a cache, but nobody finds them: a trace does
-not say which prompt goes on with which answer.
+a sequence is in flight to its last. Left out is everything between them: the gateway's own milliseconds and its queue,
+connections, failures, clients that leave. Blocks that an answer has filled take room in a cache, but nobody finds them:
+a trace does not say which prompt goes on with which answer.
 
 The same trace, sizes and seed have the same course every time.
 """
@@ -159,7 +159,7 @@ class Fleet:
 
     def _send(self, arrival: Arrival, seed: int) -> None:
         facts = arrival.facts
-        candidates = self._pool.candidates(facts) or self._members  # a trace's requests wait in engines alone
+        candidates = self._pool.candidates(facts) or self._members  # what the gateway would hold waits in an engine
         choice = self._router.choose(candidates, facts)
         assert choice is not None, "every replica is always available here"
         lease = self._pool.lease(choice.picked, facts, reason=choice.reason, cached_tokens=choice.cached_tokens)
