@@ -1,28 +1,76 @@
 """Which GPUs there are and who gets which."""
 
-import json
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 
 import pytest
+from topology import stand_in_driver
+from topology.stand_in_driver import Driver, bus, uuid
 
 from dp_vllm.engine.command import SIM, Engine, Sizes
 from dp_vllm.errors import DpVllmError
 from dp_vllm.local import gpus
-from dp_vllm.local.gpus import Visible
+from dp_vllm.local.gpus import Share, Visible
+from dp_vllm.topology.link import Kind, Link
+from dp_vllm.topology.parse import parse
 
 VLLM = Engine("vllm 0.32.0", ("vllm", "serve"))
 CPU_VLLM = Engine("vllm 0.32.0+cpu", ("vllm", "serve"), uses_gpus=False)
+NO_DRIVER = "there is no NVIDIA driver here (in docker, `--gpus all` brings it in)"
+MATRICES = Path(stand_in_driver.__file__).parent / "matrices"
 
 
-def visible(variable: str | None, device_ids: Sequence[str] = (), engine: Engine = VLLM) -> Visible | None:
-    return gpus.visible_to(engine, device_ids, {} if variable is None else {"CUDA_VISIBLE_DEVICES": variable})
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Driver:
+    return stand_in_driver.install(tmp_path_factory.mktemp("driver"))
 
 
-def refused(variable: str | None, device_ids: Sequence[str] = (), engine: Engine = VLLM) -> str:
+@pytest.fixture
+def absent(library: Driver) -> Driver:
+    """No driver, whatever this machine has."""
+    library.says(["fail nvmlInitWithFlags 12"])
+    return library
+
+
+@pytest.fixture
+def dgx1(library: Driver) -> Driver:
+    """A driver of eight GPUs, of which 0 and 3, 1 and 2, 4 and 7, 5 and 6 are joined best."""
+    library.has(parse((MATRICES / "v100x8_dgx1.txt").read_text()).matrix)
+    return library
+
+
+@pytest.fixture
+def divided(library: Driver) -> Driver:
+    """A driver of a whole GPU and one that is divided."""
+    library.says([f"gpu {uuid(0)} {bus(0)} 1 f", f"gpu {uuid(1)} {bus(1)} 1 f", "mig 1 MIG-a", "mig 1 MIG-b"])
+    return library
+
+
+def visible(
+    variable: str | None,
+    device_ids: Sequence[str] = (),
+    engine: Engine = VLLM,
+    environ: Mapping[str, str] = MappingProxyType({}),
+) -> Visible | None:
+    named = {} if variable is None else {"CUDA_VISIBLE_DEVICES": variable}
+    return gpus.visible_to(engine, device_ids, {**environ, **named})
+
+
+def seen(variable: str | None, device_ids: Sequence[str] = (), **environ: str) -> Visible:
+    found = visible(variable, device_ids, environ=environ)
+    assert found is not None
+    return found
+
+
+def refused(
+    variable: str | None,
+    device_ids: Sequence[str] = (),
+    engine: Engine = VLLM,
+    environ: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     with pytest.raises(DpVllmError) as error:
-        visible(variable, device_ids, engine)
+        visible(variable, device_ids, engine, environ)
     return str(error.value)
 
 
@@ -39,7 +87,7 @@ def refused(variable: str | None, device_ids: Sequence[str] = (), engine: Engine
     ],
 )
 def test_the_variable_says_which_gpus_there_are(variable: str, ids: tuple[str, ...]) -> None:
-    assert visible(variable) == Visible(ids, "CUDA_VISIBLE_DEVICES")
+    assert gpus.from_variable({"CUDA_VISIBLE_DEVICES": variable}) == Visible(ids, "CUDA_VISIBLE_DEVICES")
 
 
 @pytest.mark.parametrize(
@@ -58,16 +106,18 @@ def test_a_variable_that_cuda_would_misread_is_refused(variable: str, sentence: 
 @pytest.mark.parametrize(
     ("variable", "device_ids", "ids"),
     [
-        (None, ("2", "3"), ("2", "3")),
-        (None, ("GPU-a",), ("GPU-a",)),
-        ("4,5,6,7", ("1", "3"), ("5", "7")),
-        ("GPU-a,GPU-b", ("1",), ("GPU-b",)),
-        ("GPU-a,GPU-b", ("GPU-b",), ("GPU-b",)),
-        ("0,1", ("GPU-b",), ("GPU-b",)),
+        ({}, ("2", "3"), ("2", "3")),
+        ({}, ("GPU-a",), ("GPU-a",)),
+        ({"CUDA_VISIBLE_DEVICES": "4,5,6,7"}, ("1", "3"), ("5", "7")),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}, ("1",), ("GPU-b",)),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}, ("GPU-b",), ("GPU-b",)),
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, ("GPU-b",), ("GPU-b",)),
     ],
 )
-def test_device_ids_choose_among_them(variable: str | None, device_ids: Sequence[str], ids: tuple[str, ...]) -> None:
-    assert visible(variable, device_ids) == Visible(ids, "--device-ids")
+def test_device_ids_choose_among_them(
+    variable: dict[str, str], device_ids: Sequence[str], ids: tuple[str, ...]
+) -> None:
+    assert gpus.chosen(device_ids, gpus.from_variable(variable)) == Visible(ids, "--device-ids")
 
 
 @pytest.mark.parametrize(
@@ -79,8 +129,10 @@ def test_device_ids_choose_among_them(variable: str | None, device_ids: Sequence
         ("", ("GPU-b",), "--device-ids: GPU-b is not among the visible GPUs: CUDA_VISIBLE_DEVICES has 0"),
     ],
 )
-def test_device_ids_that_are_not_there_are_refused(variable: str, device_ids: Sequence[str], sentence: str) -> None:
-    assert refused(variable, device_ids) == sentence
+def test_device_ids_that_are_not_there_are_refused(
+    variable: str, device_ids: Sequence[str], sentence: str, absent: Driver
+) -> None:
+    assert refused(variable, device_ids, environ=absent.environ) == sentence
 
 
 def test_the_simulated_engine_counts_gpus_only_where_they_are_named() -> None:
@@ -95,32 +147,51 @@ def test_a_vllm_for_cpus_has_no_gpus() -> None:
     assert refused(None, ("0",), CPU_VLLM) == ("--device-ids: 0 cannot be used, vllm 0.32.0+cpu runs without GPUs")
 
 
-def test_gpus_are_divided_in_the_order_in_which_they_are_visible() -> None:
-    four = Visible(("3", "2", "1", "0", "7"), "CUDA_VISIBLE_DEVICES")
+ORDER = Visible(("3", "2", "1", "0", "7"), "CUDA_VISIBLE_DEVICES")
 
-    assert gpus.groups(four, 2, Sizes(tensor=2)) == (("3", "2"), ("1", "0"))
-    assert gpus.groups(four, 1, Sizes(2, 2)) == (("3", "2", "1", "0"),)
+
+def test_gpus_whose_links_are_not_known_are_divided_in_the_order_in_which_they_are_visible() -> None:
+    assert gpus.shares(ORDER, 2, Sizes(tensor=2)) == (Share(("3", "2")), Share(("1", "0")))
+    assert gpus.shares(ORDER, 1, Sizes(2, 2)) == (Share(("3", "2", "1", "0")),)
+
+
+def test_groups_are_taken_as_they_are_given() -> None:
+    assert gpus.shares(ORDER, 2, Sizes(tensor=2), (("7", "0"), ("1", "3"))) == (Share(("7", "0")), Share(("1", "3")))
 
 
 @pytest.mark.parametrize(
-    ("variable", "copies", "sizes", "sentence"),
+    ("groups", "sentence"),
+    [
+        ((("0", "1"), ("1", "2")), "--gpu-groups: GPU 1 is named twice, each can be used once"),
+        ((("0", "9"),), "--gpu-groups: there is no GPU 9: CUDA_VISIBLE_DEVICES has 3,2,1,0,7"),
+        ((("0",), ("1",)), "--gpu-groups: a group has 1 GPU, a replica needs 2"),
+        ((("0", "1"),), "--gpu-groups: 1 group for -dp 2; in a shell, put them in quotes: '0,1;2,3'"),
+    ],
+)
+def test_groups_that_cannot_be_are_told(groups: tuple[tuple[str, ...], ...], sentence: str) -> None:
+    with pytest.raises(DpVllmError) as error:
+        gpus.shares(ORDER, 2, Sizes(tensor=2), groups)
+    assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("ids", "copies", "sizes", "sentence"),
     [
         (
-            "0,1,2,3",
+            ("0", "1", "2", "3"),
             4,
             Sizes(tensor=2),
             "needs dp*tp*pp = 4*2*1 = 8 GPUs, CUDA_VISIBLE_DEVICES has 4 (0,1,2,3)",
         ),
-        ("", 1, Sizes(), "needs dp*tp*pp = 1*1*1 = 1 GPUs, CUDA_VISIBLE_DEVICES has 0"),
-        ("5", 1, Sizes(1, 2, 2), "needs dp*tp*pp*pcp = 1*1*2*2 = 4 GPUs, CUDA_VISIBLE_DEVICES has 1 (5)"),
+        ((), 1, Sizes(), "needs dp*tp*pp = 1*1*1 = 1 GPUs, CUDA_VISIBLE_DEVICES has 0"),
+        (("5",), 1, Sizes(1, 2, 2), "needs dp*tp*pp*pcp = 1*1*2*2 = 4 GPUs, CUDA_VISIBLE_DEVICES has 1 (5)"),
     ],
 )
-def test_too_few_gpus_are_told_with_the_arithmetic(variable: str, copies: int, sizes: Sizes, sentence: str) -> None:
-    there = visible(variable)
-    assert there is not None
-
+def test_too_few_gpus_are_told_with_the_arithmetic(
+    ids: tuple[str, ...], copies: int, sizes: Sizes, sentence: str
+) -> None:
     with pytest.raises(DpVllmError) as error:
-        gpus.groups(there, copies, sizes)
+        gpus.shares(Visible(ids, "CUDA_VISIBLE_DEVICES"), copies, sizes)
 
     assert str(error.value) == sentence
 
@@ -130,54 +201,123 @@ def test_too_few_gpus_for_the_simulated_engine_are_told_with_the_way_out() -> No
     assert there is not None
 
     with pytest.raises(DpVllmError, match=r"has 1 \(0\); the simulated engine needs none: unset CUDA_VISIBLE_DEVICES$"):
-        gpus.groups(there, 2, Sizes())
+        gpus.shares(there, 2, Sizes())
 
 
-def child(program: str) -> list[str]:
-    return [sys.executable, "-I", "-c", program]
+def test_without_a_driver_the_gpus_must_be_named(absent: Driver) -> None:
+    assert refused(None, environ=absent.environ) == (
+        f"no GPUs were found: {NO_DRIVER}; say which GPUs to use with CUDA_VISIBLE_DEVICES=0,1,..., "
+        "or try --engine sim, which needs none"
+    )
+    assert seen("1,0", **absent.environ) == Visible(("1", "0"), "CUDA_VISIBLE_DEVICES", doubt=NO_DRIVER)
 
 
-def said_of_machine(program: str, limit_seconds: float = 20) -> str:
+def test_a_machines_gpus_are_all_visible_and_grouped_by_their_links(dgx1: Driver) -> None:
+    there = seen(None, **dgx1.environ)
+
+    assert there.ids == tuple("01234567") and there.said_by == "this machine"
+    assert gpus.shares(there, 2, Sizes(tensor=2)) == (
+        Share(("0", "3"), Link(Kind.NV, 2)),
+        Share(("1", "2"), Link(Kind.NV, 2)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "shares"),
+    [
+        ("0,1,2,3", [("0", "3"), ("1", "2")]),
+        ("3,2,1,0", [("3", "0"), ("2", "1")]),
+        (f"{uuid(5)},{uuid(1).upper()},{uuid(6)[:12]},2", [("5", "6"), ("1", "2")]),
+    ],
+)
+def test_every_way_to_name_gpus_ends_in_indexes(variable: str, shares: list[tuple[str, ...]], dgx1: Driver) -> None:
+    """Some vLLMs end at a UUID: vllm-project/vllm#20939, #51677."""
+    there = seen(variable, **dgx1.environ)
+    assert [share.gpus for share in gpus.shares(there, 2, Sizes(tensor=2))] == shares
+
+
+def test_groups_may_be_given_by_the_names_that_were_typed(dgx1: Driver) -> None:
+    there = seen(f"{uuid(5)},1,2,{uuid(6)}", **dgx1.environ)
+    assert gpus.shares(there, 2, Sizes(tensor=2), ((uuid(5), "1"), ("2", "6"))) == (
+        Share(("5", "1"), Link(Kind.NV, 2)),
+        Share(("2", "6"), Link(Kind.NV, 1)),
+    )
+
+
+def test_device_ids_are_looked_for_among_the_visible_gpus(dgx1: Driver) -> None:
+    assert seen("4,5,6,7", ("1", "2"), **dgx1.environ).ids == ("5", "6")
+    assert seen("4,5,6,7", (uuid(6), uuid(5)), **dgx1.environ).ids == ("6", "5")
+    assert refused("4,5", (uuid(6),), environ=dgx1.environ) == (
+        f"--device-ids: {uuid(6)} is not among the visible GPUs: CUDA_VISIBLE_DEVICES has 2 (4,5)"
+    )
+
+
+def test_where_cuda_counts_otherwise_indexes_say_nothing_of_links(dgx1: Driver) -> None:
+    counted = seen("0,1,2,3", **dgx1.environ, CUDA_DEVICE_ORDER="FASTEST_FIRST")
+    assert counted.ids == ("0", "1", "2", "3") and counted.matrix is None
+    assert counted.doubt == "CUDA_DEVICE_ORDER=FASTEST_FIRST counts GPUs in another order than the driver"
+
+    named = seen(f"{uuid(0)[:12]},{uuid(3)}", **dgx1.environ, CUDA_DEVICE_ORDER="FASTEST_FIRST")
+    assert named.ids == (uuid(0), uuid(3)) and named.matrix is not None
+
+
+@pytest.mark.parametrize(
+    ("variable", "sentence"),
+    [
+        ("0,8", "CUDA_VISIBLE_DEVICES: there is no GPU 8, the driver has 0,1,2,3,4,5,6,7"),
+        ("GPU-f,0", "CUDA_VISIBLE_DEVICES: there is no GPU GPU-f, `nvidia-smi -L` lists the UUIDs"),
+        ("GPU-0", "CUDA_VISIBLE_DEVICES: GPU-0 is the beginning of several UUIDs, those of GPU 0 and GPU 1"),
+        (f"3,{uuid(3)}", f"CUDA_VISIBLE_DEVICES: 3 and {uuid(3)} are the same GPU"),
+        ("MIG-a", "CUDA_VISIBLE_DEVICES: there is no MIG device MIG-a, the driver has none"),
+    ],
+)
+def test_gpus_that_are_not_there_are_told(variable: str, sentence: str, dgx1: Driver) -> None:
+    assert refused(variable, environ=dgx1.environ) == sentence
+
+
+@pytest.mark.parametrize(
+    ("environ", "ids", "said_by"),
+    [
+        ({"SLURM_JOB_GPUS": "4,5,6"}, ("4", "5", "6"), "SLURM_JOB_GPUS"),
+        ({"SLURM_JOB_GPUS": "4,5,6", "SLURM_STEP_GPUS": "6"}, ("6",), "SLURM_STEP_GPUS"),
+        ({"SLURM_JOB_GPUS": "8,9,10,11,12,13,14,15"}, tuple("01234567"), "this machine"),
+        ({"SLURM_JOB_GPUS": "a100:2"}, tuple("01234567"), "this machine"),
+        ({"SLURM_JOB_GPUS": "4,5", "CUDA_VISIBLE_DEVICES": "1"}, ("1",), "CUDA_VISIBLE_DEVICES"),
+    ],
+    ids=["of the job", "of the step", "all that its cgroup shows", "no indexes", "the variable wins"],
+)
+def test_a_slurm_job_keeps_to_its_gpus(
+    environ: dict[str, str], ids: tuple[str, ...], said_by: str, dgx1: Driver
+) -> None:
+    there = seen(None, **dgx1.environ, **environ)
+    assert (there.ids, there.said_by) == (ids, said_by)
+
+
+def test_parts_of_a_divided_gpu_serve_alone(divided: Driver) -> None:
+    parts = seen("MIG-b,MIG-a", **divided.environ)
+    assert gpus.shares(parts, 2, Sizes()) == (Share(("MIG-b",)), Share(("MIG-a",)))
+    assert not parts.doubt
+
     with pytest.raises(DpVllmError) as error:
-        gpus.of_machine(child(program), limit_seconds)
-    return str(error.value)
-
-
-def test_the_machine_is_asked_by_a_child() -> None:
-    assert gpus.of_machine(child("print('{\"count\": 3}')")) == Visible(("0", "1", "2"), "this machine")
-
-
-def test_a_driver_that_hangs_is_given_up() -> None:
-    told = said_of_machine("import time; time.sleep(60)", 0.05)
-
-    assert told == (
-        "the GPU driver did not say within 0.05 s which GPUs there are (does nvidia-smi hang too?); "
-        "say which GPUs to use with CUDA_VISIBLE_DEVICES=0,1,..., or try --engine sim, which needs none"
+        gpus.shares(parts, 1, Sizes(tensor=2))
+    assert str(error.value) == (
+        "MIG-b is a part of a divided GPU (MIG), and parts cannot work together: a replica on 2 GPUs needs whole ones"
     )
 
 
-def test_a_driver_that_crashes_hurts_only_the_child() -> None:
-    told = said_of_machine("import os; os.abort()")
-
-    assert told.startswith("no GPUs were found: asking the driver ended with status -6; say which GPUs to use with")
-
-
-def test_what_the_driver_says_is_told() -> None:
-    told = said_of_machine("""print('{"problem": "it is broken"}')""")
-
-    assert told.startswith("no GPUs were found: it is broken; say which")
-
-
-def test_a_divided_gpu_must_be_named() -> None:
-    assert said_of_machine("""print('{"count": 2, "divided": [1]}')""").startswith(
-        "GPU 1 is divided (MIG), so its parts must be named: set CUDA_VISIBLE_DEVICES=MIG-..."
+def test_a_divided_gpu_must_be_named_by_its_parts(divided: Driver) -> None:
+    told = "GPU 1 is divided (MIG), so its parts must be named: set CUDA_VISIBLE_DEVICES=MIG-a,MIG-b"
+    assert refused(None, environ=divided.environ) == refused("1,0", environ=divided.environ) == told
+    assert seen("0", **divided.environ).ids == ("0",)
+    assert refused("MIG-c", environ=divided.environ) == (
+        "CUDA_VISIBLE_DEVICES: there is no MIG device MIG-c, the driver has MIG-a, MIG-b"
     )
 
 
-def test_the_child_always_answers() -> None:
-    answer = subprocess.run(
-        [sys.executable, "-I", "-m", "dp_vllm.local.gpus"], capture_output=True, timeout=30, check=True
-    )
+def test_links_that_the_driver_does_not_tell_leave_index_order_and_a_reason(dgx1: Driver) -> None:
+    dgx1.has(parse((MATRICES / "v100x8_dgx1.txt").read_text()).matrix, "fail nvmlDeviceGetPciInfo_v3 15")
 
-    found = json.loads(answer.stdout)
-    assert found["problem"] == "" or found["count"] == 0
+    there = seen(f"{uuid(1)},0,3,2", **dgx1.environ)
+
+    assert there.doubt == "the NVIDIA driver says: GPU is lost"
+    assert gpus.shares(there, 2, Sizes(tensor=2)) == (Share(("1", "0")), Share(("3", "2")))

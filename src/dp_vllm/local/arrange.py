@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -10,10 +11,18 @@ from dp_vllm.errors import BadSettings
 from dp_vllm.local.deployment import Deployment, Listen, Replica
 from dp_vllm.local.flags.settings import Settings
 from dp_vllm.local.flags.split import Asked
-from dp_vllm.local.gpus import Visible, groups
+from dp_vllm.local.gpus import Share, Visible, shares
 from dp_vllm.local.run_directory import RunDirectory
 
 _EVERYWHERE: Final = (None, "", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedReplica(Replica):
+    """A replica on several GPUs of which it is known what joins them."""
+
+    worst_link: str
+    """The slowest link between any two of them, as `nvidia-smi topo -m` writes it."""
 
 
 def sizes(settings: Settings) -> Sizes:
@@ -46,8 +55,8 @@ def arrange(
         sizes=sizes(settings),
     )
     replicas = tuple(
-        _replica(str(number), order, gpus, settings.replica_ports, directory, environ)
-        for number, gpus in enumerate(_gpus(settings, engine, visible))
+        _replica(str(number), order, share, settings.replica_ports, directory, environ)
+        for number, share in enumerate(_shares(settings, engine, visible))
     )
     uds = settings.uds.absolute() if settings.uds else None
     listen = Listen(settings.host, settings.port, uds, tls=settings.ssl_certfile is not None)
@@ -65,22 +74,33 @@ def arrange(
     )
 
 
-def _gpus(settings: Settings, engine: Engine, visible: Visible | None) -> Sequence[tuple[str, ...]]:
-    if visible is None:
-        return [()] * settings.data_parallel_size
-    return groups(visible, settings.data_parallel_size, sizes(settings))
+def _shares(settings: Settings, engine: Engine, visible: Visible | None) -> Sequence[Share]:
+    groups = settings.gpu_groups
+    if visible is None and groups and engine.simulated:
+        # So that a command line can be rehearsed.
+        visible = Visible(tuple(sorted({gpu for group in groups for gpu in group})), "--gpu-groups")
+    if visible is not None:
+        return shares(visible, settings.data_parallel_size, sizes(settings), groups)
+    if groups:
+        raise BadSettings(
+            f"--gpu-groups: {';'.join(map(','.join, groups))} cannot be used, {engine.name} runs without GPUs"
+        )
+    return [Share(())] * settings.data_parallel_size
 
 
 def _replica(
     name: str,
     order: Order,
-    gpus: tuple[str, ...],
+    share: Share,
     ports: int | None,
     directory: RunDirectory,
     environ: Mapping[str, str],
 ) -> Replica:
     address = f"unix:{directory.replica_socket(name)}" if ports is None else f"127.0.0.1:{ports + int(name)}"
-    return Replica(name, gpus, replica_command(order, address, gpus, environ), address)
+    command = replica_command(order, address, share.gpus, environ)
+    if share.worst_link is None:
+        return Replica(name, share.gpus, command, address)
+    return JoinedReplica(name, share.gpus, command, address, str(share.worst_link))
 
 
 def _engine_config(asked: Asked, directory: RunDirectory) -> Path | None:
@@ -135,7 +155,13 @@ def _warnings(settings: Settings, visible: Visible | None) -> tuple[str, ...]:
             "everybody who reaches this machine can use the endpoint: it listens on all interfaces and asks for no "
             "key; give it --api-key KEY, or --host 127.0.0.1"
         )
-    fitting = len(visible.ids) // sizes(settings).gpus if visible else 0
+    size = sizes(settings).gpus
+    if visible and visible.doubt and 1 < size < len(visible.ids) and not settings.gpu_groups:
+        warnings.append(
+            f"it is not known what joins the GPUs, so replicas get them in index order: {visible.doubt}; "
+            "--gpu-groups '0,1;2,3' gives them others"
+        )
+    fitting = len(visible.ids) // size if visible else 0
     if settings.data_parallel_size == 1 and fitting > 1:
         warnings.append(f"one replica leaves GPUs unused; -dp {fitting} would use all that there is room for")
     return tuple(warnings)

@@ -1,25 +1,27 @@
 """Which GPUs a run may use, and which of them each replica gets.
 
-`CUDA_VISIBLE_DEVICES` says it, or NVML is asked. NVML can hang with a sick driver and takes the asking process with it,
-so a child of ours asks, which may be given up: `python -m dp_vllm.local.gpus` prints what it found as JSON.
+`CUDA_VISIBLE_DEVICES` says it, or Slurm, or all of the machine are taken. The driver is asked what joins them, so that
+each replica gets GPUs with fast links between them (`dp_vllm.topology`); where it does not say, it is index order.
 """
 
-import contextlib
 import re
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-import msgspec
-
 from dp_vllm.engine.command import Engine, Sizes
 from dp_vllm.errors import BadSettings, UserError
+from dp_vllm.topology import given, ids, machine
+from dp_vllm.topology.group import best
+from dp_vllm.topology.link import Link
+from dp_vllm.topology.machine import Machine
+from dp_vllm.topology.matrix import Matrix
+from dp_vllm.topology.shape import Shape, product
 
 VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
-NVML_SECONDS: Final = 5.0
-_PROBE: Final = (sys.executable, "-I", "-m", "dp_vllm.local.gpus")
+_ORDER: Final = "CUDA_DEVICE_ORDER"
+_DRIVERS_ORDER: Final = "PCI_BUS_ID"
+_SLURM: Final = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
 _NONE: Final = ("", "-1", "NoDevFiles")
 """How the variable says that there are no GPUs."""
 _INSTEAD: Final = f"say which GPUs to use with {VARIABLE}=0,1,..., or try --engine sim, which needs none"
@@ -35,10 +37,26 @@ class Visible:
     """`CUDA_VISIBLE_DEVICES`, `--device-ids`, `this machine`."""
     advice: str = ""
     """What is said if they are too few."""
+    typed: tuple[str, ...] = ()
+    """The same GPUs as they were named by who said it, where that is another way."""
+    matrix: Matrix | None = None
+    """What joins them, in the same order; None if that is not known."""
+    doubt: str = ""
+    """Why it is not known."""
 
     def __str__(self) -> str:
         listed = f" ({','.join(self.ids)})" if self.ids else ""
         return f"{self.said_by} has {len(self.ids)}{listed}"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The GPUs of one copy."""
+
+    gpus: tuple[str, ...]
+    """In the order of the engine's ranks."""
+    worst_link: Link | None = None
+    """The slowest between any two of them; None for one GPU, and where links are not known."""
 
 
 def visible_to(engine: Engine, device_ids: Sequence[str], environ: Mapping[str, str]) -> Visible | None:
@@ -52,14 +70,22 @@ def visible_to(engine: Engine, device_ids: Sequence[str], environ: Mapping[str, 
             raise BadSettings(f"--device-ids: {','.join(device_ids)} cannot be used, {engine.name} runs without GPUs")
         return None
     variable = from_variable(environ)
-    named = chosen(device_ids, variable) if device_ids else variable
     if engine.simulated:
+        named = chosen(device_ids, variable) if device_ids else variable
         return (
             replace(named, advice=f"; the simulated engine needs none: unset {VARIABLE}")
             if named and named.ids
             else None
         )
-    return of_machine() if named is None else named
+    found = machine.ask(environ)
+    within = located(variable, found, environ) if variable else from_slurm(environ, found)
+    if not device_ids:
+        return within or located(of_machine(found), found, environ)
+    picked = located(chosen(device_ids, within), found, environ)
+    if within and within.typed and picked.typed and not set(picked.ids) <= set(within.ids):
+        outside = next(name for name, one in zip(picked.typed, picked.ids, strict=True) if one not in within.ids)
+        raise BadSettings(f"--device-ids: {outside} is not among the visible GPUs: {within}")
+    return picked
 
 
 def from_variable(environ: Mapping[str, str]) -> Visible | None:
@@ -67,19 +93,31 @@ def from_variable(environ: Mapping[str, str]) -> Visible | None:
 
     Raises BadSettings for an entry that CUDA would silently stop at, and for one that is there twice.
     """
-    given = environ.get(VARIABLE)
-    if given is None:
+    named = environ.get(VARIABLE)
+    if named is None:
         return None
-    if given.strip() in _NONE:
+    if named.strip() in _NONE:
         return Visible((), VARIABLE)
-    ids = tuple(one.strip() for one in given.split(","))
-    for one in ids:
+    names = tuple(one.strip() for one in named.split(","))
+    for one in names:
         if not re.fullmatch(r"\d+|(GPU|MIG)-\S+", one):
-            raise BadSettings(f"{VARIABLE}: {one!r} in {given!r} is neither an index nor begins with GPU- or MIG-")
-    twice = [one for one in ids if ids.count(one) > 1]
+            raise BadSettings(f"{VARIABLE}: {one!r} in {named!r} is neither an index nor begins with GPU- or MIG-")
+    twice = [one for one in names if names.count(one) > 1]
     if twice:
-        raise BadSettings(f"{VARIABLE}: {twice[0]} is there twice in {given!r}; each GPU can be used once")
-    return Visible(ids, VARIABLE)
+        raise BadSettings(f"{VARIABLE}: {twice[0]} is there twice in {named!r}; each GPU can be used once")
+    return Visible(names, VARIABLE)
+
+
+def from_slurm(environ: Mapping[str, str], found: Machine) -> Visible | None:
+    """The GPUs of a Slurm job where CUDA_VISIBLE_DEVICES was lost; None outside of one.
+
+    Slurm counts all GPUs of the node. Where its cgroup hides the others, those that are left are the job's.
+    """
+    for variable in _SLURM:
+        names = tuple(one.strip() for one in environ.get(variable, "").split(","))
+        if all(one.isdigit() for one in names) and len(names) < len(found.devices):
+            return located(Visible(names, variable), found, environ)
+    return None
 
 
 def chosen(device_ids: Sequence[str], variable: Visible | None) -> Visible:
@@ -94,86 +132,94 @@ def chosen(device_ids: Sequence[str], variable: Visible | None) -> Visible:
         if beyond:
             raise BadSettings(f"--device-ids: there is no GPU {beyond[0]}, counted from 0: {variable}")
         return Visible(tuple(variable.ids[int(one)] for one in device_ids), "--device-ids")
-    by_index = any(one.isdigit() for one in variable.ids)
-    missing = [one for one in device_ids if one not in variable.ids]
+    names = (*variable.ids, *variable.typed)
+    by_index = any(one.isdigit() for one in names)
+    missing = [one for one in device_ids if one not in names]
     if missing and not by_index:
         raise BadSettings(f"--device-ids: {missing[0]} is not among the visible GPUs: {variable}")
     return Visible(tuple(device_ids), "--device-ids")
 
 
-def of_machine(probe: Sequence[str] = _PROBE, limit_seconds: float = NVML_SECONDS) -> Visible:
-    """All GPUs of this machine, as NVML counts them. Raises UserError if it cannot or does not say in time."""
-    process = subprocess.Popen(probe, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
-    try:
-        output, _ = process.communicate(timeout=limit_seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=0.5)  # a process that hangs in the driver cannot be waited for
-        raise UserError(
-            f"the GPU driver did not say within {limit_seconds:g} s which GPUs there are "
-            f"(does nvidia-smi hang too?); {_INSTEAD}"
-        ) from None
-    try:
-        answer = msgspec.json.decode(output, type=_Answer)
-    except msgspec.DecodeError:
-        answer = _Answer(problem=f"asking the driver ended with status {process.returncode}")
-    if answer.problem:
-        raise UserError(f"no GPUs were found: {answer.problem}; {_INSTEAD}")
-    if answer.divided:
-        raise UserError(
-            f"GPU {answer.divided[0]} is divided (MIG), so its parts must be named: set {VARIABLE}=MIG-...,MIG-... "
-            "to the names that `nvidia-smi -L` prints"
-        )
-    return Visible(tuple(map(str, range(answer.count))), "this machine")
+def of_machine(found: Machine) -> Visible:
+    """All GPUs of this machine, as the driver counts them. Raises UserError if it does not say which there are."""
+    if found.problem:
+        raise UserError(f"no GPUs were found: {found.problem}; {_INSTEAD}")
+    return Visible(tuple(map(str, range(len(found.devices)))), "this machine")
 
 
-def groups(visible: Visible, copies: int, sizes: Sizes) -> tuple[tuple[str, ...], ...]:
-    """The GPUs of each copy, in the order in which they are visible; what is left over stays unused.
+def located(visible: Visible, found: Machine, environ: Mapping[str, str]) -> Visible:
+    """The same GPUs with what joins them, each by its index: some vLLMs end at a UUID, and all at a short one.
 
-    Raises UserError with the arithmetic if there are too few.
+    Raises BadSettings with the name of a GPU that this machine does not have, or that is another one's, or divided.
     """
+    order = environ.get(_ORDER, _DRIVERS_ORDER)
+    if found.problem:
+        return replace(visible, doubt=found.problem)
+    try:
+        for one in filter(ids.is_part, visible.ids):
+            ids.demand_part(one, found.devices)
+        if any(map(ids.is_part, visible.ids)):
+            return visible
+        indexes = [ids.index_of(one, found.devices) for one in visible.ids]
+    except ValueError as error:
+        raise BadSettings(f"{visible.said_by}: {error}") from error
+    if order != _DRIVERS_ORDER and any(one.isdigit() for one in visible.ids):
+        return replace(visible, doubt=f"{_ORDER}={order} counts GPUs in another order than the driver")
+    for place, index in enumerate(indexes):
+        if index in indexes[:place]:
+            same = visible.ids[indexes.index(index)]
+            raise BadSettings(f"{visible.said_by}: {same} and {visible.ids[place]} are the same GPU")
+        if found.devices[index].divided:
+            parts = ",".join(found.devices[index].parts) or "MIG-..., as `nvidia-smi -L` lists them"
+            raise UserError(f"GPU {index} is divided (MIG), so its parts must be named: set {VARIABLE}={parts}")
+    names = map(str, indexes) if order == _DRIVERS_ORDER else (found.devices[index].uuid for index in indexes)
+    return replace(
+        visible,
+        ids=tuple(names),
+        typed=visible.ids,
+        matrix=found.matrix.of(indexes) if found.matrix else None,
+        doubt=found.unjoined,
+    )
+
+
+def shares(visible: Visible, copies: int, sizes: Sizes, groups: given.Groups = ()) -> tuple[Share, ...]:
+    """The GPUs of each copy: as given, else the best by their links, else in the order in which they are visible.
+
+    What is left over stays unused. Raises UserError with the arithmetic if there are too few, BadSettings for groups
+    that cannot be.
+    """
+    part = next(filter(ids.is_part, visible.ids), None)
+    if part and sizes.gpus > 1:
+        raise BadSettings(
+            f"{part} is a part of a divided GPU (MIG), and parts cannot work together: a replica on {sizes.gpus} GPUs "
+            "needs whole ones"
+        )
+    if groups:
+        return _given(visible, copies, sizes, groups)
     needed = copies * sizes.gpus
     if needed > len(visible.ids):
         factors = {"dp": copies, "tp": sizes.tensor, "pp": sizes.pipeline}
         if sizes.prefill_context > 1:
             factors["pcp"] = sizes.prefill_context
-        numbers = "*".join(map(str, factors.values()))
-        raise UserError(f"needs {'*'.join(factors)} = {numbers} = {needed} GPUs, {visible}{visible.advice}")
-    return tuple(visible.ids[start : start + sizes.gpus] for start in range(0, needed, sizes.gpus))
+        raise UserError(f"needs {product(factors)} GPUs, {visible}{visible.advice}")
+    if visible.matrix is None:
+        return tuple(Share(visible.ids[start : start + sizes.gpus]) for start in range(0, needed, sizes.gpus))
+    shape = Shape(copies, sizes.tensor * sizes.prefill_context, sizes.pipeline)
+    return tuple(_share(visible, visible.matrix, group.gpus) for group in best(visible.matrix, shape))
 
 
-class _Answer(msgspec.Struct):
-    """What the child found."""
-
-    count: int = 0
-    divided: list[int] = []
-    problem: str = ""
-
-
-def _ask() -> _Answer:
-    import pynvml  # here, so that a broken driver library can only hurt the child
-
-    try:
-        pynvml.nvmlInit()
-        count = pynvml.nvmlDeviceGetCount()
-        divided = [index for index in range(count) if _is_divided(pynvml.nvmlDeviceGetHandleByIndex(index))]
-    except pynvml.NVMLError_LibraryNotFound:
-        return _Answer(problem="there is no NVIDIA driver here (in docker, `--gpus all` brings it in)")
-    except pynvml.NVMLError as error:
-        return _Answer(problem=f"the NVIDIA driver says: {error}")
-    return _Answer(count, divided)
+def _given(visible: Visible, copies: int, sizes: Sizes, groups: given.Groups) -> tuple[Share, ...]:
+    names = dict(zip(visible.typed, visible.ids, strict=True)) if visible.typed else {}
+    named = tuple(tuple(names.get(gpu, gpu) for gpu in group) for group in groups)
+    why_not = given.objection(named, copies, sizes.gpus, visible.ids, visible.said_by)
+    if why_not:
+        raise BadSettings(f"--gpu-groups: {why_not}")
+    if visible.matrix is None:
+        return tuple(map(Share, named))
+    indexes = dict(zip(visible.ids, visible.matrix.indexes, strict=True))
+    return tuple(Share(group, visible.matrix.worst([indexes[gpu] for gpu in group])) for group in named)
 
 
-def _is_divided(handle: object) -> bool:
-    import pynvml
-
-    try:
-        current, _ = pynvml.nvmlDeviceGetMigMode(handle)
-    except pynvml.NVMLError:  # a GPU that cannot be divided
-        return False
-    return bool(current == pynvml.NVML_DEVICE_MIG_ENABLE)
-
-
-if __name__ == "__main__":
-    sys.stdout.buffer.write(msgspec.json.encode(_ask()))
+def _share(visible: Visible, matrix: Matrix, gpus: Sequence[int]) -> Share:
+    names = dict(zip(matrix.indexes, visible.ids, strict=True))
+    return Share(tuple(names[gpu] for gpu in gpus), matrix.worst(gpus))

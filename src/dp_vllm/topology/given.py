@@ -12,9 +12,6 @@ def read(text: str) -> Groups:
     groups = tuple(tuple(one.strip() for one in group.split(",")) for group in text.split(";"))
     if not all(map(all, groups)):
         raise ValueError("allowed are GPUs separated by commas, in groups separated by semicolons, like '0,1;2,3'")
-    for gpu, times in Counter(gpu for group in groups for gpu in group).items():
-        if times > 1:
-            raise ValueError(f"GPU {gpu} is named {times} times, each can be used once")
     sizes = sorted({len(group) for group in groups})
     if len(sizes) > 1:
         raise ValueError(f"all groups need the same number of GPUs, not {' and '.join(map(str, sizes))}")
@@ -29,10 +26,11 @@ def objection(groups: Groups, copies: int, size: int, among: Sequence[str], wher
     missing = [gpu for group in groups for gpu in group if gpu not in among]
     if missing:
         return f"there is no GPU {missing[0]}: {where} has {','.join(among) or 'none'}"
+    twice = [gpu for gpu, times in Counter(gpu for group in groups for gpu in group).items() if times > 1]
+    if twice:
+        return f"GPU {twice[0]} is named twice, each can be used once"
     if len(groups[0]) != size:
-        return (
-            f"a group has {len(groups[0])} {'GPU' if len(groups[0]) == 1 else 'GPUs'}, a replica needs tp*pp = {size}"
-        )
+        return f"a group has {len(groups[0])} {'GPU' if len(groups[0]) == 1 else 'GPUs'}, a replica needs {size}"
     if len(groups) != copies:
         hint = "; in a shell, put them in quotes: '0,1;2,3'" if len(groups) == 1 else ""
         return f"{len(groups)} {'group' if len(groups) == 1 else 'groups'} for -dp {copies}{hint}"

@@ -12,6 +12,7 @@ from dp_vllm import names
 from dp_vllm.engine.flags import Flag, Takes
 from dp_vllm.local.flags import values
 from dp_vllm.policy import DEFAULT_POLICY, PREFIX_WEIGHT, Policy
+from dp_vllm.topology import given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,8 @@ class Settings:
     pipeline_parallel_size: int = 1
     prefill_context_parallel_size: int = 1
     device_ids: tuple[str, ...] = ()
+    gpu_groups: given.Groups = ()
+    """The GPUs of each replica; empty to have them chosen."""
     engine: str = "vllm"
     """`vllm`, `sim`, or the path of an executable."""
     replica_ports: int | None = None
@@ -116,6 +119,13 @@ REPLICAS: Final = (
         "all visible",
         "which GPUs, by index (within CUDA_VISIBLE_DEVICES if that is set) or UUID",
         values.devices,
+    ),
+    Setting(
+        "--gpu-groups",
+        "'0,1;2,3'",
+        "the best by their links",
+        "which GPUs each replica gets (dp-vllm topo shows what joins them)",
+        values.gpu_groups,
     ),
     Setting(
         "--engine",

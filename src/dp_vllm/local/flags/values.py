@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from dp_vllm.topology import given
+
 
 def count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
@@ -92,3 +94,8 @@ def devices(text: str) -> tuple[str, ...]:
     if len(set(ids)) < len(ids):
         raise ValueError("each GPU may be named once")
     return ids
+
+
+def gpu_groups(text: str) -> given.Groups:
+    """The GPUs of each replica: `0,1;2,3`."""
+    return given.read(text)

@@ -1,0 +1,128 @@
+"""What `dp-vllm serve` makes of the links: who gets which GPUs, what is told, where a replica's CPUs are."""
+
+import json
+from pathlib import Path
+
+import pytest
+from topology.stand_in_driver import Driver, uuid
+
+from dp_vllm.errors import DpVllmError
+from dp_vllm.local import command_line, show
+from dp_vllm.local.deployment import Deployment
+from dp_vllm.topology.parse import parse
+
+MATRICES = Path(__file__).parent / "matrices"
+
+
+@pytest.fixture
+def vllm(tmp_path: Path) -> str:
+    """An executable that looks like an installed vLLM."""
+    executable = tmp_path / "venv" / "bin" / "vllm"
+    executable.parent.mkdir(parents=True)
+    (tmp_path / "venv" / "lib" / "python3.12" / "site-packages" / "vllm-0.32.0.dist-info").mkdir(parents=True)
+    executable.write_text("#!/bin/sh\n")
+    executable.chmod(0o755)
+    return str(executable)
+
+
+@pytest.fixture
+def dgx1(driver: Driver) -> Driver:
+    driver.has(parse((MATRICES / "v100x8_dgx1.txt").read_text()).matrix)
+    return driver
+
+
+def deployed(driver: Driver, *words: str, **environ: str) -> Deployment:
+    base = {"XDG_RUNTIME_DIR": str(driver.directory), "HOME": str(driver.directory)}
+    request = command_line.understand(["m", "--host", "127.0.0.1", *words], base | driver.environ | environ)
+    assert request is not None
+    return request.deployment
+
+
+def gpus(deployment: Deployment) -> list[str]:
+    return [",".join(replica.gpus) for replica in deployment.replicas]
+
+
+def test_replicas_get_the_gpus_that_are_joined_best(
+    dgx1: Driver, vllm: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deployment = deployed(dgx1, "--engine", vllm, "-dp", "4", "-tp", "2")
+
+    assert gpus(deployment) == ["0,3", "1,2", "4,7", "5,6"]
+    assert deployment.warnings == ()
+    assert [replica.command.variables["CUDA_VISIBLE_DEVICES"] for replica in deployment.replicas] == gpus(deployment)
+    assert {replica.command.variables["CUDA_DEVICE_ORDER"] for replica in deployment.replicas} == {"PCI_BUS_ID"}
+
+    show.print_deployment(deployment)
+    assert "replica 0  GPUs         0,3 (slowest link NV2)\n" in capsys.readouterr().out
+    show.print_json(deployment)
+    first = json.loads(capsys.readouterr().out)["replicas"][0]
+    assert (first["gpus"], first["worst_link"]) == (["0", "3"], "NV2")
+
+
+def test_a_replica_on_one_gpu_has_no_link(dgx1: Driver, vllm: str, capsys: pytest.CaptureFixture[str]) -> None:
+    show.print_json(deployed(dgx1, "--engine", vllm, "-dp", "2", CUDA_VISIBLE_DEVICES=uuid(6) + ",1"))
+    assert [(one["gpus"], one["worst_link"]) for one in json.loads(capsys.readouterr().out)["replicas"]] == [
+        (["6"], None),
+        (["1"], None),
+    ]
+
+
+def test_stages_are_told_to_the_engine_in_the_order_of_its_ranks(driver: Driver, vllm: str) -> None:
+    driver.has(parse((MATRICES / "pcie8_pix_pxb_sys.txt").read_text()).matrix)
+    staged = deployed(driver, "--engine", vllm, "-tp", "2", "-pp", "2", CUDA_VISIBLE_DEVICES="0,2,1,4,3")
+    assert gpus(staged) == ["0,1,2,3"]
+
+
+def test_groups_can_be_given(dgx1: Driver, vllm: str) -> None:
+    deployment = deployed(dgx1, "--engine", vllm, "-dp", "2", "-tp", "2", "--gpu-groups", "7,0;1,2")
+    assert gpus(deployment) == ["7,0", "1,2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--gpu-groups", "0,1;1,2"), "--gpu-groups: GPU 1 is named twice, each can be used once"),
+        (("--gpu-groups", "0,8;1,2"), "--gpu-groups: there is no GPU 8: this machine has 0,1,2,3,4,5,6,7"),
+        (
+            ("--gpu-groups", "0;1,2"),
+            "--gpu-groups: '0;1,2' is not allowed; all groups need the same number of GPUs, not 1 and 2",
+        ),
+        (("-dp", "5"), "needs dp*tp*pp = 5*2*1 = 10 GPUs, this machine has 8 (0,1,2,3,4,5,6,7)"),
+    ],
+)
+def test_what_cannot_be_is_told(words: tuple[str, ...], sentence: str, dgx1: Driver, vllm: str) -> None:
+    with pytest.raises(DpVllmError) as error:
+        deployed(dgx1, "--engine", vllm, "-dp", "2", "-tp", "2", *words)
+    assert str(error.value) == sentence
+
+
+def test_groups_can_be_rehearsed_and_are_not_for_engines_without_gpus(driver: Driver) -> None:
+    driver.says([])
+    words = ("-dp", "2", "-tp", "2", "--gpu-groups", "0,1;2,3")
+    assert gpus(deployed(driver, "--engine", "sim", *words)) == ["0,1", "2,3"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("-dp", "2", "-tp", "2"), True),
+        (("-dp", "1", "-tp", "4"), False),
+        (("-dp", "4"), False),
+        (("-dp", "2", "-tp", "2", "--gpu-groups", "0,1;2,3"), False),
+    ],
+)
+def test_unknown_links_are_told_where_they_would_have_counted(
+    words: tuple[str, ...], told: bool, driver: Driver, vllm: str
+) -> None:
+    driver.says(["fail nvmlInitWithFlags 15"])
+
+    deployment = deployed(driver, "--engine", vllm, *words, CUDA_VISIBLE_DEVICES="0,1,2,3")
+
+    assert deployment.warnings == (
+        (
+            "it is not known what joins the GPUs, so replicas get them in index order: the NVIDIA driver says: "
+            "GPU is lost; --gpu-groups '0,1;2,3' gives them others",
+        )
+        if told
+        else ()
+    )
