@@ -50,6 +50,7 @@ class Fate(enum.Enum):
     CONFLICT = "409"
     BROKEN = "500"
     MISSING = "404"
+    TOO_MANY = "429"
 
 
 class Meddler:
@@ -159,7 +160,12 @@ class Meddler:
         raise asyncio.CancelledError
 
 
-_REASONS: Final = {Fate.CONFLICT: "Conflict", Fate.BROKEN: "InternalError", Fate.MISSING: "NotFound"}
+_REASONS: Final = {
+    Fate.CONFLICT: "Conflict",
+    Fate.BROKEN: "InternalError",
+    Fate.MISSING: "NotFound",
+    Fate.TOO_MANY: "TooManyRequests",
+}
 
 
 def _refusal(fate: Fate) -> web.Response:

@@ -41,7 +41,7 @@ class ReportingApi(KubernetesApi):
         return answer
 
     def _refused(self, error: ApiError | Unreachable) -> None:
-        if isinstance(error, ApiError) and error.status < 500:
+        if isinstance(error, ApiError) and not error.passes:
             self._health.api_answered(_now())
         else:
             self._health.api_failed(_now(), str(error))

@@ -156,7 +156,7 @@ async def _demand_kind(cluster: Cluster, settings: Settings) -> None:
 
 def _why_refused(error: ApiError | Unreachable) -> str:
     """Why to try again is of no use; empty if it is."""
-    if isinstance(error, Unreachable) or error.status >= 500:
+    if isinstance(error, Unreachable) or error.passes:
         return ""
     if error.status == 404:
         return f"the cluster has no kind {names.KIND}: run `dp-vllm crd | kubectl apply -f -`, or install the chart"

@@ -67,6 +67,11 @@ class ApiError(Exception):
         """In one word, as `AlreadyExists`; empty if what answered was no Kubernetes."""
         self.message = message
 
+    @property
+    def passes(self) -> bool:
+        """Whether the API server may answer the same request soon: it is not well, or has too much to do."""
+        return self.status >= 500 or self.status == 429
+
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
