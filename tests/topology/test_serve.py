@@ -1,10 +1,12 @@
 """What `dp-vllm serve` makes of the links: who gets which GPUs, what is told, where a replica's CPUs are."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
-from topology.stand_in_driver import Driver, uuid
+from topology.stand_in_driver import Driver, bus, uuid
 
 from dp_vllm.errors import DpVllmError
 from dp_vllm.local import command_line, show
@@ -126,3 +128,26 @@ def test_unknown_links_are_told_where_they_would_have_counted(
         if told
         else ()
     )
+
+
+def test_an_engine_is_kept_to_the_cpus_next_to_its_gpus(driver: Driver, vllm: str) -> None:
+    first, *others = sorted(os.sched_getaffinity(0))
+    assert others, "a machine with one CPU cannot show it"
+    driver.says(
+        [f"gpu {uuid(0)} {bus(0)} 1 {1 << first:x}", f"gpu {uuid(1)} {bus(1)} 2 {1 << others[0]:x}", "pcie 0 1 50"]
+    )
+
+    near = [replica.command for replica in deployed(driver, "--engine", vllm, "-dp", "2").replicas]
+    across = deployed(driver, "--engine", vllm, "-tp", "2").replicas[0].command
+    bound = deployed(driver, "--engine", vllm, "-dp", "2", "--numa-bind").replicas[0].command
+
+    assert near[0].argv[:5] == ("taskset", "--cpu-list", str(first), vllm, "serve")
+    assert near[1].argv[:4] == ("taskset", "--cpu-list", str(others[0]), vllm)
+    assert across.argv[0] == bound.argv[0] == vllm
+    said = subprocess.run(
+        [*near[0].argv[:3], "grep", "Cpus_allowed_list", "/proc/self/status"],
+        capture_output=True,
+        timeout=20,
+        check=True,
+    )
+    assert said.stdout.split()[1].decode() == str(first)

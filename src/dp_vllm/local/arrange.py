@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +11,7 @@ from dp_vllm.errors import BadSettings
 from dp_vllm.local.deployment import Deployment, Listen, Replica
 from dp_vllm.local.flags.settings import Settings
 from dp_vllm.local.flags.split import Asked
-from dp_vllm.local.gpus import Share, Visible, shares
+from dp_vllm.local.gpus import TASKSET, Share, Visible, shares
 from dp_vllm.local.run_directory import RunDirectory
 
 _EVERYWHERE: Final = (None, "", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
@@ -97,10 +97,17 @@ def _replica(
     environ: Mapping[str, str],
 ) -> Replica:
     address = f"unix:{directory.replica_socket(name)}" if ports is None else f"127.0.0.1:{ports + int(name)}"
-    command = replica_command(order, address, share.gpus, environ)
+    command = _near(share.cpus, order, replica_command(order, address, share.gpus, environ))
     if share.worst_link is None:
         return Replica(name, share.gpus, command, address)
     return JoinedReplica(name, share.gpus, command, address, str(share.worst_link))
+
+
+def _near(cpus: str, order: Order, command: Command) -> Command:
+    """The command on these CPUs alone, unless its user has vLLM bind itself."""
+    if not cpus or any(flag.startswith("--numa-bind") for flag in order.flags):
+        return command
+    return replace(command, argv=(TASKSET, "--cpu-list", cpus, *command.argv))
 
 
 def _engine_config(asked: Asked, directory: RunDirectory) -> Path | None:

@@ -4,7 +4,9 @@
 each replica gets GPUs with fast links between them (`dp_vllm.topology`); where it does not say, it is index order.
 """
 
+import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -16,9 +18,12 @@ from dp_vllm.topology.group import best
 from dp_vllm.topology.link import Link
 from dp_vllm.topology.machine import Machine
 from dp_vllm.topology.matrix import Matrix
+from dp_vllm.topology.near import near
 from dp_vllm.topology.shape import Shape, product
 
 VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
+TASKSET: Final = "taskset"
+"""The program of util-linux that keeps another one to some CPUs."""
 _ORDER: Final = "CUDA_DEVICE_ORDER"
 _DRIVERS_ORDER: Final = "PCI_BUS_ID"
 _SLURM: Final = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
@@ -43,6 +48,8 @@ class Visible:
     """What joins them, in the same order; None if that is not known."""
     doubt: str = ""
     """Why it is not known."""
+    cpus: frozenset[int] = frozenset()
+    """CPUs that engines may be kept to; none where they cannot."""
 
     def __str__(self) -> str:
         listed = f" ({','.join(self.ids)})" if self.ids else ""
@@ -57,6 +64,8 @@ class Share:
     """In the order of the engine's ranks."""
     worst_link: Link | None = None
     """The slowest between any two of them; None for one GPU, and where links are not known."""
+    cpus: str = ""
+    """CPUs next to all of them, `0-31,64-95`; empty if there is no reason to keep the engine to some."""
 
 
 def visible_to(engine: Engine, device_ids: Sequence[str], environ: Mapping[str, str]) -> Visible | None:
@@ -77,6 +86,11 @@ def visible_to(engine: Engine, device_ids: Sequence[str], environ: Mapping[str, 
             if named and named.ids
             else None
         )
+    there = _on_machine(device_ids, variable, environ)
+    return replace(there, cpus=frozenset(os.sched_getaffinity(0)) if shutil.which(TASKSET) else frozenset())
+
+
+def _on_machine(device_ids: Sequence[str], variable: Visible | None, environ: Mapping[str, str]) -> Visible:
     found = machine.ask(environ)
     within = located(variable, found, environ) if variable else from_slurm(environ, found)
     if not device_ids:
@@ -217,9 +231,9 @@ def _given(visible: Visible, copies: int, sizes: Sizes, groups: given.Groups) ->
     if visible.matrix is None:
         return tuple(map(Share, named))
     indexes = dict(zip(visible.ids, visible.matrix.indexes, strict=True))
-    return tuple(Share(group, visible.matrix.worst([indexes[gpu] for gpu in group])) for group in named)
+    return tuple(_share(visible, visible.matrix, [indexes[gpu] for gpu in group]) for group in named)
 
 
 def _share(visible: Visible, matrix: Matrix, gpus: Sequence[int]) -> Share:
     names = dict(zip(matrix.indexes, visible.ids, strict=True))
-    return Share(tuple(names[gpu] for gpu in gpus), matrix.worst(gpus))
+    return Share(tuple(names[gpu] for gpu in gpus), matrix.worst(gpus), near(matrix, gpus, visible.cpus))

@@ -25,11 +25,20 @@ _PASTE: Final = "what `nvidia-smi topo -m` prints anywhere can be given as FILE,
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("file", required=False, metavar="[FILE|-]")
-@click.option("--data-parallel-size", "-dp", "copies", type=_POSITIVE, help="Replicas.  [default: all that fit]")
 @click.option(
-    "--tensor-parallel-size", "-tp", "width", type=_POSITIVE, help="GPUs that share each layer.  [default: 1]"
+    "--data-parallel-size", "-dp", "copies", type=_POSITIVE, metavar="N", help="Replicas.  [default: all that fit]"
 )
-@click.option("--pipeline-parallel-size", "-pp", "stages", type=_POSITIVE, help="Stages of a replica.  [default: 1]")
+@click.option(
+    "--tensor-parallel-size",
+    "-tp",
+    "width",
+    type=_POSITIVE,
+    metavar="N",
+    help="GPUs that share each layer.  [default: 1]",
+)
+@click.option(
+    "--pipeline-parallel-size", "-pp", "stages", type=_POSITIVE, metavar="N", help="Stages of a replica.  [default: 1]"
+)
 @click.option("--device-ids", metavar="0,1,3", help="Only these GPUs.  [default: all, of this machine the visible]")
 @click.option("--gpu-groups", metavar="'0,1;2,3'", help="These groups instead of the best ones.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

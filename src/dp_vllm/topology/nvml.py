@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from dp_vllm.topology.link import Kind, Link
+from dp_vllm.topology.near import listed
 
 _ANCESTORS: Final = {0: Kind.PIX, 10: Kind.PIX, 20: Kind.PXB, 30: Kind.PHB, 40: Kind.NODE, 50: Kind.SYS}
 """Kinds by NVML's level of the nearest part that two GPUs share; 0 is one board, which nvidia-smi calls PIX."""
@@ -159,10 +160,7 @@ def _list(nvml: Any, ask: Any, handle: Any, words: int, *scope: int) -> str:
         mask = sum(word << 64 * place for place, word in enumerate(ask(handle, words, *scope)))
     except nvml.NVMLError:
         return ""
-    numbers = [number for number in range(mask.bit_length()) if mask >> number & 1]
-    starts = [number for number in numbers if number - 1 not in numbers]
-    ends = [number for number in numbers if number + 1 not in numbers]
-    return ",".join(str(start) if start == end else f"{start}-{end}" for start, end in zip(starts, ends, strict=True))
+    return listed({number for number in range(mask.bit_length()) if mask >> number & 1})
 
 
 def _main() -> None:
