@@ -1,77 +1,54 @@
 """Which GPUs there are and who gets which."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 
 import pytest
-from topology import stand_in_driver
-from topology.stand_in_driver import Driver, bus, uuid
 
 from dp_vllm.engine.command import SIM, Engine, Sizes
 from dp_vllm.errors import DpVllmError
 from dp_vllm.local import gpus
 from dp_vllm.local.gpus import Share, Visible
 from dp_vllm.topology.link import Kind, Link
+from dp_vllm.topology.machine import Machine
+from dp_vllm.topology.nvml import Device
 from dp_vllm.topology.parse import parse
 
-VLLM = Engine("vllm 0.32.0", ("vllm", "serve"))
 CPU_VLLM = Engine("vllm 0.32.0+cpu", ("vllm", "serve"), uses_gpus=False)
-NO_DRIVER = "there is no NVIDIA driver here (in docker, `--gpus all` brings it in)"
-MATRICES = Path(stand_in_driver.__file__).parent / "matrices"
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Driver:
-    return stand_in_driver.install(tmp_path_factory.mktemp("driver"))
+def device(index: int, *parts: str) -> Device:
+    return Device(f"GPU-{index:08x}-0000-4000-8000-000000000000", bool(parts), parts)
 
 
-@pytest.fixture
-def absent(library: Driver) -> Driver:
-    """No driver, whatever this machine has."""
-    library.says(["fail nvmlInitWithFlags 12"])
-    return library
+DGX1 = Machine(
+    tuple(map(device, range(8))),
+    matrix=parse((Path(__file__).parents[1] / "topology" / "matrices" / "v100x8_dgx1.txt").read_text()).matrix,
+)
+"""Of its eight GPUs 0 and 3, 1 and 2, 4 and 7, 5 and 6 are joined best."""
+DIVIDED = Machine((device(0), device(1, "MIG-a", "MIG-b")), unjoined="they are divided")
+ABSENT = Machine(problem="there is no driver", unjoined="there is no driver")
+SICK = replace(DGX1, matrix=None, unjoined="GPU is lost")
 
 
-@pytest.fixture
-def dgx1(library: Driver) -> Driver:
-    """A driver of eight GPUs, of which 0 and 3, 1 and 2, 4 and 7, 5 and 6 are joined best."""
-    library.has(parse((MATRICES / "v100x8_dgx1.txt").read_text()).matrix)
-    return library
+def uuid(index: int) -> str:
+    return device(index).uuid
 
 
-@pytest.fixture
-def divided(library: Driver) -> Driver:
-    """A driver of a whole GPU and one that is divided."""
-    library.says([f"gpu {uuid(0)} {bus(0)} 1 f", f"gpu {uuid(1)} {bus(1)} 1 f", "mig 1 MIG-a", "mig 1 MIG-b"])
-    return library
-
-
-def visible(
-    variable: str | None,
-    device_ids: Sequence[str] = (),
-    engine: Engine = VLLM,
-    environ: Mapping[str, str] = MappingProxyType({}),
-) -> Visible | None:
+def seen(found: Machine, variable: str | None, device_ids: Sequence[str] = (), **environ: str) -> Visible:
     named = {} if variable is None else {"CUDA_VISIBLE_DEVICES": variable}
-    return gpus.visible_to(engine, device_ids, {**environ, **named})
+    return gpus.visible_on(found, device_ids, environ | named)
 
 
-def seen(variable: str | None, device_ids: Sequence[str] = (), **environ: str) -> Visible:
-    found = visible(variable, device_ids, environ=environ)
-    assert found is not None
-    return found
-
-
-def refused(
-    variable: str | None,
-    device_ids: Sequence[str] = (),
-    engine: Engine = VLLM,
-    environ: Mapping[str, str] = MappingProxyType({}),
-) -> str:
+def refused(found: Machine, variable: str | None, device_ids: Sequence[str] = ()) -> str:
     with pytest.raises(DpVllmError) as error:
-        visible(variable, device_ids, engine, environ)
+        seen(found, variable, device_ids)
     return str(error.value)
+
+
+def visible(engine: Engine, *device_ids: str, **environ: str) -> Visible | None:
+    return gpus.visible_to(engine, device_ids, environ)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +77,7 @@ def test_the_variable_says_which_gpus_there_are(variable: str, ids: tuple[str, .
     ],
 )
 def test_a_variable_that_cuda_would_misread_is_refused(variable: str, sentence: str) -> None:
-    assert refused(variable) == sentence
+    assert refused(DGX1, variable) == sentence
 
 
 @pytest.mark.parametrize(
@@ -129,22 +106,21 @@ def test_device_ids_choose_among_them(
         ("", ("GPU-b",), "--device-ids: GPU-b is not among the visible GPUs: CUDA_VISIBLE_DEVICES has 0"),
     ],
 )
-def test_device_ids_that_are_not_there_are_refused(
-    variable: str, device_ids: Sequence[str], sentence: str, absent: Driver
-) -> None:
-    assert refused(variable, device_ids, environ=absent.environ) == sentence
+def test_device_ids_that_are_not_there_are_refused(variable: str, device_ids: Sequence[str], sentence: str) -> None:
+    assert refused(ABSENT, variable, device_ids) == sentence
 
 
 def test_the_simulated_engine_counts_gpus_only_where_they_are_named() -> None:
-    assert visible(None, engine=SIM) is None
-    assert visible("", engine=SIM) is None
-    rehearsed = visible("0,1", engine=SIM)
+    assert visible(SIM) is None
+    assert visible(SIM, CUDA_VISIBLE_DEVICES="") is None
+    rehearsed = visible(SIM, CUDA_VISIBLE_DEVICES="0,1")
     assert rehearsed is not None and rehearsed.ids == ("0", "1")
 
 
 def test_a_vllm_for_cpus_has_no_gpus() -> None:
-    assert visible("0,1", engine=CPU_VLLM) is None
-    assert refused(None, ("0",), CPU_VLLM) == ("--device-ids: 0 cannot be used, vllm 0.32.0+cpu runs without GPUs")
+    assert visible(CPU_VLLM, CUDA_VISIBLE_DEVICES="0,1") is None
+    with pytest.raises(DpVllmError, match=r"^--device-ids: 0 cannot be used, vllm 0\.32\.0\+cpu runs without GPUs$"):
+        visible(CPU_VLLM, "0")
 
 
 ORDER = Visible(("3", "2", "1", "0", "7"), "CUDA_VISIBLE_DEVICES")
@@ -197,24 +173,24 @@ def test_too_few_gpus_are_told_with_the_arithmetic(
 
 
 def test_too_few_gpus_for_the_simulated_engine_are_told_with_the_way_out() -> None:
-    there = visible("0", engine=SIM)
+    there = visible(SIM, CUDA_VISIBLE_DEVICES="0")
     assert there is not None
 
     with pytest.raises(DpVllmError, match=r"has 1 \(0\); the simulated engine needs none: unset CUDA_VISIBLE_DEVICES$"):
         gpus.shares(there, 2, Sizes())
 
 
-def test_without_a_driver_the_gpus_must_be_named(absent: Driver) -> None:
-    assert refused(None, environ=absent.environ) == (
-        f"no GPUs were found: {NO_DRIVER}; say which GPUs to use with CUDA_VISIBLE_DEVICES=0,1,..., "
+def test_without_a_driver_the_gpus_must_be_named() -> None:
+    assert refused(ABSENT, None) == (
+        "no GPUs were found: there is no driver; say which GPUs to use with CUDA_VISIBLE_DEVICES=0,1,..., "
         "or try --engine sim, which needs none"
     )
-    named = seen("1,0", **absent.environ)
-    assert (named.ids, named.matrix, named.doubt) == (("1", "0"), None, NO_DRIVER)
+    named = seen(ABSENT, "1,0")
+    assert (named.ids, named.matrix, named.doubt) == (("1", "0"), None, "there is no driver")
 
 
-def test_a_machines_gpus_are_all_visible_and_grouped_by_their_links(dgx1: Driver) -> None:
-    there = seen(None, **dgx1.environ)
+def test_a_machines_gpus_are_all_visible_and_grouped_by_their_links() -> None:
+    there = seen(DGX1, None)
 
     assert there.ids == tuple("01234567") and there.said_by == "this machine"
     assert gpus.shares(there, 2, Sizes(tensor=2)) == (
@@ -231,34 +207,34 @@ def test_a_machines_gpus_are_all_visible_and_grouped_by_their_links(dgx1: Driver
         (f"{uuid(5)},{uuid(1).upper()},{uuid(6)[:12]},2", [("5", "6"), ("1", "2")]),
     ],
 )
-def test_every_way_to_name_gpus_ends_in_indexes(variable: str, shares: list[tuple[str, ...]], dgx1: Driver) -> None:
+def test_every_way_to_name_gpus_ends_in_indexes(variable: str, shares: list[tuple[str, ...]]) -> None:
     """Some vLLMs end at a UUID: vllm-project/vllm#20939, #51677."""
-    there = seen(variable, **dgx1.environ)
+    there = seen(DGX1, variable)
     assert [share.gpus for share in gpus.shares(there, 2, Sizes(tensor=2))] == shares
 
 
-def test_groups_may_be_given_by_the_names_that_were_typed(dgx1: Driver) -> None:
-    there = seen(f"{uuid(5)},1,2,{uuid(6)}", **dgx1.environ)
+def test_groups_may_be_given_by_the_names_that_were_typed() -> None:
+    there = seen(DGX1, f"{uuid(5)},1,2,{uuid(6)}")
     assert gpus.shares(there, 2, Sizes(tensor=2), ((uuid(5), "1"), ("2", "6"))) == (
         Share(("5", "1"), Link(Kind.NV, 2)),
         Share(("2", "6"), Link(Kind.NV, 1)),
     )
 
 
-def test_device_ids_are_looked_for_among_the_visible_gpus(dgx1: Driver) -> None:
-    assert seen("4,5,6,7", ("1", "2"), **dgx1.environ).ids == ("5", "6")
-    assert seen("4,5,6,7", (uuid(6), uuid(5)), **dgx1.environ).ids == ("6", "5")
-    assert refused("4,5", (uuid(6),), environ=dgx1.environ) == (
+def test_device_ids_are_looked_for_among_the_visible_gpus() -> None:
+    assert seen(DGX1, "4,5,6,7", ("1", "2")).ids == ("5", "6")
+    assert seen(DGX1, "4,5,6,7", (uuid(6), uuid(5))).ids == ("6", "5")
+    assert refused(DGX1, "4,5", (uuid(6),)) == (
         f"--device-ids: {uuid(6)} is not among the visible GPUs: CUDA_VISIBLE_DEVICES has 2 (4,5)"
     )
 
 
-def test_where_cuda_counts_otherwise_indexes_say_nothing_of_links(dgx1: Driver) -> None:
-    counted = seen("0,1,2,3", **dgx1.environ, CUDA_DEVICE_ORDER="FASTEST_FIRST")
+def test_where_cuda_counts_otherwise_indexes_say_nothing_of_links() -> None:
+    counted = seen(DGX1, "0,1,2,3", CUDA_DEVICE_ORDER="FASTEST_FIRST")
     assert counted.ids == ("0", "1", "2", "3") and counted.matrix is None
     assert counted.doubt == "CUDA_DEVICE_ORDER=FASTEST_FIRST counts GPUs in another order than the driver"
 
-    named = seen(f"{uuid(0)[:12]},{uuid(3)}", **dgx1.environ, CUDA_DEVICE_ORDER="FASTEST_FIRST")
+    named = seen(DGX1, f"{uuid(0)[:12]},{uuid(3)}", CUDA_DEVICE_ORDER="FASTEST_FIRST")
     assert named.ids == (uuid(0), uuid(3)) and named.matrix is not None
 
 
@@ -272,8 +248,8 @@ def test_where_cuda_counts_otherwise_indexes_say_nothing_of_links(dgx1: Driver) 
         ("MIG-a", "CUDA_VISIBLE_DEVICES: there is no MIG device MIG-a, the driver has none"),
     ],
 )
-def test_gpus_that_are_not_there_are_told(variable: str, sentence: str, dgx1: Driver) -> None:
-    assert refused(variable, environ=dgx1.environ) == sentence
+def test_gpus_that_are_not_there_are_told(variable: str, sentence: str) -> None:
+    assert refused(DGX1, variable) == sentence
 
 
 @pytest.mark.parametrize(
@@ -283,19 +259,18 @@ def test_gpus_that_are_not_there_are_told(variable: str, sentence: str, dgx1: Dr
         ({"SLURM_JOB_GPUS": "4,5,6", "SLURM_STEP_GPUS": "6"}, ("6",), "SLURM_STEP_GPUS"),
         ({"SLURM_JOB_GPUS": "8,9,10,11,12,13,14,15"}, tuple("01234567"), "this machine"),
         ({"SLURM_JOB_GPUS": "a100:2"}, tuple("01234567"), "this machine"),
+        ({"SLURM_JOB_GPUS": "4,9"}, tuple("01234567"), "this machine"),
         ({"SLURM_JOB_GPUS": "4,5", "CUDA_VISIBLE_DEVICES": "1"}, ("1",), "CUDA_VISIBLE_DEVICES"),
     ],
-    ids=["of the job", "of the step", "all that its cgroup shows", "no indexes", "the variable wins"],
+    ids=["of the job", "of the step", "all that its cgroup shows", "no indexes", "another node's", "the variable wins"],
 )
-def test_a_slurm_job_keeps_to_its_gpus(
-    environ: dict[str, str], ids: tuple[str, ...], said_by: str, dgx1: Driver
-) -> None:
-    there = seen(None, **dgx1.environ, **environ)
+def test_a_slurm_job_keeps_to_its_gpus(environ: dict[str, str], ids: tuple[str, ...], said_by: str) -> None:
+    there = seen(DGX1, None, **environ)
     assert (there.ids, there.said_by) == (ids, said_by)
 
 
-def test_parts_of_a_divided_gpu_serve_alone(divided: Driver) -> None:
-    parts = seen("MIG-b,MIG-a", **divided.environ)
+def test_parts_of_a_divided_gpu_serve_alone() -> None:
+    parts = seen(DIVIDED, "MIG-b,MIG-a")
     assert gpus.shares(parts, 2, Sizes()) == (Share(("MIG-b",)), Share(("MIG-a",)))
     assert not parts.doubt
 
@@ -306,19 +281,17 @@ def test_parts_of_a_divided_gpu_serve_alone(divided: Driver) -> None:
     )
 
 
-def test_a_divided_gpu_must_be_named_by_its_parts(divided: Driver) -> None:
+def test_a_divided_gpu_must_be_named_by_its_parts() -> None:
     told = "GPU 1 is divided (MIG), so its parts must be named: set CUDA_VISIBLE_DEVICES=MIG-a,MIG-b"
-    assert refused(None, environ=divided.environ) == refused("1,0", environ=divided.environ) == told
-    assert seen("0", **divided.environ).ids == ("0",)
-    assert refused("MIG-c", environ=divided.environ) == (
+    assert refused(DIVIDED, None) == refused(DIVIDED, "1,0") == told
+    assert seen(DIVIDED, "0").ids == ("0",)
+    assert refused(DIVIDED, "MIG-c") == (
         "CUDA_VISIBLE_DEVICES: there is no MIG device MIG-c, the driver has MIG-a, MIG-b"
     )
 
 
-def test_links_that_the_driver_does_not_tell_leave_index_order_and_a_reason(dgx1: Driver) -> None:
-    dgx1.has(parse((MATRICES / "v100x8_dgx1.txt").read_text()).matrix, "fail nvmlDeviceGetPciInfo_v3 15")
+def test_links_that_the_driver_does_not_tell_leave_index_order_and_a_reason() -> None:
+    there = seen(SICK, f"{uuid(1)},0,3,2")
 
-    there = seen(f"{uuid(1)},0,3,2", **dgx1.environ)
-
-    assert there.doubt == "the NVIDIA driver says: GPU is lost"
+    assert there.doubt == "GPU is lost"
     assert gpus.shares(there, 2, Sizes(tensor=2)) == (Share(("1", "0")), Share(("3", "2")))

@@ -13,7 +13,7 @@ from dp_vllm.topology.matrix import Matrix
 from dp_vllm.topology.nvml import Device
 from dp_vllm.topology.parse import parse
 
-MATRICES = sorted((Path(__file__).parent / "matrices").glob("*.txt"))
+MATRICES = Path(__file__).parent / "matrices"
 PATIENT_SECONDS = 30.0
 
 
@@ -30,9 +30,9 @@ def two(*further: str) -> list[str]:
     return [f"gpu {uuid(0)} {bus(0)} 1 f", f"gpu {uuid(1)} {bus(1)} 2 f0", "pcie 0 1 50", *further]
 
 
-@pytest.mark.parametrize("file", MATRICES[::3], ids=lambda file: file.stem)
-def test_the_driver_is_understood_as_nvidia_smi_understands_it(file: Path, driver: Driver) -> None:
-    printed = parse(file.read_text()).matrix
+@pytest.mark.parametrize("name", ["v100x8_dgx1", "h100x8_sxm_nv18", "mixed5_phb_node_sys", "pcie8_pix_pxb_sys"])
+def test_the_driver_is_understood_as_nvidia_smi_understands_it(name: str, driver: Driver) -> None:
+    printed = parse((MATRICES / f"{name}.txt").read_text()).matrix
     driver.has(printed)
 
     found = asked(driver)
@@ -113,9 +113,9 @@ def test_links_that_cannot_be_asked_for_leave_the_gpus(driver: Driver) -> None:
 
 def test_a_driver_that_hangs_at_the_links_leaves_the_gpus(driver: Driver) -> None:
     driver.says(two("hang nvmlDeviceGetTopologyCommonAncestor"))
-    found = asked(driver, 2.0)
+    found = asked(driver, 4.0)
     assert len(found.devices) == 2 and found.matrix is None
-    assert found.unjoined == "the driver did not answer within 2 s (does nvidia-smi hang too?)"
+    assert found.unjoined == "the driver did not answer within 4 s (does nvidia-smi hang too?)"
 
 
 def test_a_driver_that_hangs_at_once_is_given_up(driver: Driver) -> None:

@@ -86,12 +86,13 @@ def visible_to(engine: Engine, device_ids: Sequence[str], environ: Mapping[str, 
             if named and named.ids
             else None
         )
-    there = _on_machine(device_ids, variable, environ)
+    there = visible_on(machine.ask(environ), device_ids, environ)
     return replace(there, cpus=frozenset(os.sched_getaffinity(0)) if shutil.which(TASKSET) else frozenset())
 
 
-def _on_machine(device_ids: Sequence[str], variable: Visible | None, environ: Mapping[str, str]) -> Visible:
-    found = machine.ask(environ)
+def visible_on(found: Machine, device_ids: Sequence[str], environ: Mapping[str, str]) -> Visible:
+    """Which of a machine's GPUs may be used. Raises as `visible_to` does."""
+    variable = from_variable(environ)
     within = located(variable, found, environ) if variable else from_slurm(environ, found)
     if not device_ids:
         return within or located(of_machine(found), found, environ)
@@ -129,7 +130,8 @@ def from_slurm(environ: Mapping[str, str], found: Machine) -> Visible | None:
     """
     for variable in _SLURM:
         names = tuple(one.strip() for one in environ.get(variable, "").split(","))
-        if all(one.isdigit() for one in names) and len(names) < len(found.devices):
+        count = len(found.devices)
+        if len(names) < count and all(one.isdigit() and int(one) < count for one in names):
             return located(Visible(names, variable), found, environ)
     return None
 
