@@ -204,6 +204,22 @@ ENDPOINT: Final = (
         gateway=True,
     ),
     Setting(
+        "--max-replica-sequences",
+        "N",
+        "1024",
+        "in flight at one replica; more wait in the gateway, by priority and by fair shares of the keys",
+        values.count,
+        gateway=True,
+    ),
+    Setting(
+        "--queue-seconds",
+        "SECONDS",
+        "30",
+        "how long a request waits there before it is refused with 429",
+        values.seconds,
+        gateway=True,
+    ),
+    Setting(
         "--shutdown-timeout",
         "SECONDS",
         "5",
