@@ -172,6 +172,18 @@ def test_groups_of_real_machines(name: str, free: Sequence[int], shape: Shape, g
     assert gpus_of(best(MATRICES[name].of(free), shape)) == groups
 
 
+def test_index_order_is_the_best_on_most_machines_with_all_gpus_free() -> None:
+    better = {
+        name
+        for name, matrix in MATRICES.items()
+        for width in (2, 4, 8)
+        if width <= len(matrix.gpus)
+        for shape in [Shape(len(matrix.gpus) // width, width)]
+        if best(matrix, shape) != in_order(matrix, shape)
+    }
+    assert better == {"v100x8_dgx1", "mixed5_phb_node_sys"} and len(MATRICES) == 22
+
+
 def test_stages_are_on_the_best_links_and_their_neighbours_on_worse_ones() -> None:
     (group,) = best(MATRICES["pcie8_pix_pxb_sys"].of([0, 2, 1, 3]), Shape(1, 2, 2))
     assert group.stages == ((0, 1), (2, 3))

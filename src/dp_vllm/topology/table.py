@@ -90,7 +90,7 @@ def _verdict(report: Report) -> Iterator[Text | str]:
     if report.same:
         yield "index order makes the same groups."
     elif chosen == by_index:
-        yield "in index order too" + ("." if report.given else ", where the other links are worse.")
+        yield "in index order too" + ("." if report.given else ", with slower links or more sockets beside it.")
     else:
         yield "in index order it would be "
         yield Text(" and ").join(by_index)
