@@ -58,7 +58,8 @@ def test_the_table_says_what_was_chosen_and_what_index_order_would_give() -> Non
         (
             ("-dp", "1", "-tp", "3"),
             [
-                "The slowest link inside a replica is NV1; in index order too, with slower links or more sockets beside it.",
+                "The slowest link inside a replica is NV1; "
+                "in index order too, with slower links or more sockets beside it.",
                 "Not used: GPU 1,4,5,6,7",
             ],
         ),

@@ -1,8 +1,11 @@
 """The text of `nvidia-smi topo -m`, as the driver prints it and as people paste it."""
 
+import itertools
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dp_vllm.topology.link import Kind, Link, link
 from dp_vllm.topology.matrix import Matrix
@@ -152,6 +155,25 @@ def test_a_part_of_the_gpus_keeps_their_numbers() -> None:
 
     assert part.indexes == (7, 0) and links(part) == "SYS"
     assert part.worst([0, 7]) == link("SYS") and part.worst([7]) is None
+
+
+@given(st.data())
+def test_however_a_text_is_damaged_it_is_read_or_refused(data: st.DataObject) -> None:
+    text = PAIRS
+    for _ in range(data.draw(st.integers(1, 5))):
+        start = data.draw(st.integers(0, len(text)))
+        end = min(len(text), start + data.draw(st.integers(0, 9)))
+        text = (
+            text[:start] + data.draw(st.sampled_from(["", "\t", "\n", "X", "NV2", "GPU1", "N/A", "0-3"])) + text[end:]
+        )
+    try:
+        found = parse(text).matrix
+    except Unreadable:
+        return
+    places = range(len(found.gpus))
+    for row, column in itertools.product(places, places):
+        assert found.links[row][column] == found.links[column][row]
+        assert (found.links[row][column] is None) == (row == column)
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,7 @@ def test_groups_can_be_rehearsed_and_are_not_for_engines_without_gpus(driver: Dr
     [
         (("-dp", "2", "-tp", "2"), True),
         (("-dp", "1", "-tp", "4"), False),
+        (("-dp", "1", "-tp", "2", "-pp", "2"), True),
         (("-dp", "4"), False),
         (("-dp", "2", "-tp", "2", "--gpu-groups", "0,1;2,3"), False),
     ],

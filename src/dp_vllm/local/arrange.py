@@ -162,13 +162,18 @@ def _warnings(settings: Settings, visible: Visible | None) -> tuple[str, ...]:
             "everybody who reaches this machine can use the endpoint: it listens on all interfaces and asks for no "
             "key; give it --api-key KEY, or --host 127.0.0.1"
         )
-    size = sizes(settings).gpus
-    if visible and visible.doubt and 1 < size < len(visible.ids) and not settings.gpu_groups:
+    if visible and visible.doubt and _links_count(settings, visible):
         warnings.append(
             f"it is not known what joins the GPUs, so replicas get them in index order: {visible.doubt}; "
             "--gpu-groups '0,1;2,3' gives them others"
         )
-    fitting = len(visible.ids) // size if visible else 0
+    fitting = len(visible.ids) // sizes(settings).gpus if visible else 0
     if settings.data_parallel_size == 1 and fitting > 1:
         warnings.append(f"one replica leaves GPUs unused; -dp {fitting} would use all that there is room for")
     return tuple(warnings)
+
+
+def _links_count(settings: Settings, visible: Visible) -> bool:
+    """Whether the links between the GPUs would have decided anything."""
+    chosen = 1 < sizes(settings).gpus < len(visible.ids) or settings.pipeline_parallel_size > 1
+    return chosen and not settings.gpu_groups

@@ -20,8 +20,9 @@ def _greedy(costs: Costs, shape: Shape, count: int) -> list[int]:
     while len(order) < shape.gpus:
         begun = order[len(order) // shape.group * shape.group :]
         stage = begun[len(begun) // shape.width * shape.width :]
-        weigher, near = (costs.stage, stage) if stage else (costs.copy, begun)
-        place = min(free, key=lambda place, near=near, weigher=weigher: weigher.between([place], near))  # type: ignore[misc]
+        weigher, beside = (costs.stage, stage) if stage else (costs.copy, begun)
+        cost = {place: weigher.between([place], beside) for place in free}
+        place = min(free, key=cost.__getitem__)
         free.remove(place)
         order.append(place)
     return order + free
