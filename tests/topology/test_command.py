@@ -167,6 +167,7 @@ def test_a_picture_of_the_same_groups_has_them_once(tmp_path: Path) -> None:
     picture = tmp_path / "groups.svg"
     printed(TWO_SWITCHES, "-tp", "2", "-pp", "2", "--svg", str(picture))
     assert "index order" not in picture.read_text()
+    assert "Chosen by links: slowest link PIX inside a stage, PXB beside" in picture.read_text()
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,8 @@ _MEANINGS: Final = {
 def picture(report: Report) -> str:
     """The SVG. Beside the chosen groups stand those of index order, where they differ."""
     count = len(report.matrix.gpus)
-    panel = 2 * _LABEL + count * _WIDTH
+    numa = max((len(gpu.numa) for gpu in report.matrix.gpus), default=0)
+    panel = _LABEL + count * _WIDTH + (8 * (numa + len("NUMA ")) if numa else 0)
     chosen = "As given" if report.given else "Chosen by links"
     panels = [(chosen, report.groups)] + ([] if report.same else [("In index order", report.by_index)])
     legend, legend_width = _legend(report)
@@ -55,7 +56,7 @@ def picture(report: Report) -> str:
     ]
     for number, (name, groups) in enumerate(panels):
         x = _GAP + number * (panel + _GAP)
-        parts.append(_text(x, 62, f"{name}: slowest link {report.worst(groups) or 'none'}", weight="bold"))
+        parts.append(_text(x, 62, f"{name}: slowest link {_slowest(report, groups)}", weight="bold"))
         parts += _matrix(report, groups, x)
         parts += _list(report, groups, x, below)
     parts.append(f'<g transform="translate({_GAP} {height - 30})">{legend}</g>')
@@ -66,6 +67,11 @@ def _title(report: Report) -> str:
     shape = report.shape
     stages = f" -pp {shape.stages}" if shape.stages > 1 else ""
     return f"{PurePath(report.source).name}: -dp {shape.copies} -tp {shape.width}{stages}"
+
+
+def _slowest(report: Report, groups: Sequence[Group]) -> str:
+    inside, whole = report.worst_in_stage(groups), report.worst(groups)
+    return str(whole or "none") if inside in (None, whole) else f"{inside} inside a stage, {whole} beside"
 
 
 def _matrix(report: Report, groups: Sequence[Group], x: int) -> Iterator[str]:
