@@ -54,6 +54,7 @@ def _metrics(own: OwnAnswers) -> web.Application:
 def _admin(own: OwnAnswers) -> web.Application:
     application = _metrics(own)
     application.router.add_get("/state", _answer(own.state))
+    application.router.add_get("/decisions", _answer(own.decisions))
     return application
 
 

@@ -59,7 +59,9 @@ class Gateway:
         self._recording = Recording(config.record) if config.record is not None else None
         self._metrics = Metrics()
         exposition = Exposition(self._metrics, pool, self._bodies, contact, self.proxy.queue)
-        self.own = OwnAnswers(pool, keys, contact, exposition, self.proxy.queue, ending=lambda: self.ending)
+        self.own = OwnAnswers(
+            pool, keys, contact, exposition, self.proxy.queue, self.proxy.decisions, ending=lambda: self.ending
+        )
         self._loop = asyncio.get_running_loop()
         self._id_prefix = secrets.token_hex(4)
         self._id_numbers = itertools.count(1)

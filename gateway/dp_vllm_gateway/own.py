@@ -6,6 +6,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from dp_vllm_gateway import refusals, replies
+from dp_vllm_gateway.decisions import Decisions
 from dp_vllm_gateway.discovery.contact import Contact
 from dp_vllm_gateway.exposition import CONTENT_TYPE, Exposition
 from dp_vllm_gateway.keys import Keys
@@ -24,6 +25,7 @@ class OwnAnswers:
         contact: Contact,
         exposition: Exposition,
         queue: Queue,
+        decisions: Decisions,
         *,
         ending: Callable[[], bool],
     ) -> None:
@@ -32,6 +34,7 @@ class OwnAnswers:
         self._contact = contact
         self._exposition = exposition
         self._queue = queue
+        self._decisions = decisions
         self._ending = ending
         self._loop = asyncio.get_running_loop()
 
@@ -65,3 +68,7 @@ class OwnAnswers:
     def state(self) -> web.Response:
         """All that is known of the replicas now."""
         return replies.json_reply(state_of(self._pool, self._contact, self._queue, self._loop.time()))
+
+    def decisions(self) -> web.Response:
+        """Why the last requests went where they went, the oldest first."""
+        return replies.json_reply({"decisions": self._decisions.told()})

@@ -4,6 +4,7 @@ pick -> lease -> attempt -> pass on or judge -> again? Each step is decided else
 """
 
 import asyncio
+import time
 
 import msgspec
 
@@ -13,6 +14,7 @@ from dp_vllm_gateway.attempt import Attempt, Failed, Outcome, Passed, Whole
 from dp_vllm_gateway.call import Call
 from dp_vllm_gateway.config import GatewayConfig
 from dp_vllm_gateway.deaths import Deaths
+from dp_vllm_gateway.decisions import Decisions
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.homes import Homes
 from dp_vllm_gateway.member import Member
@@ -20,7 +22,7 @@ from dp_vllm_gateway.pool import Lease, Pool
 from dp_vllm_gateway.queue import Queue
 from dp_vllm_gateway.relay import Relay
 from dp_vllm_gateway.retry import Failure, Verdict
-from dp_vllm_gateway.routing.router import Choice, Router
+from dp_vllm_gateway.routing.router import Choice, Router, views
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
@@ -60,6 +62,7 @@ class Proxy:
         self._attempts: set[Attempt] = set()
         self.queue = Queue(config.limits, retry_after_seconds=self._retry_after_seconds)
         pool.on_room = self.queue.room
+        self.decisions = Decisions()
         self.retries = 0
 
     async def forward(self, out: Outgoing, relay: Relay, call: Call) -> None:
@@ -77,6 +80,7 @@ class Proxy:
             tried.append(member.name)
             call.attempts += 1
             call.replica = member.name
+            self.decisions.record(time.time(), call, out.facts, choice)
             with self._pool.lease(member, out.facts, reason=choice.reason, cached_tokens=choice.cached_tokens) as lease:
                 outcome = await self._attempt(out, lease, relay, call)
                 failed = self._settle(out, lease, outcome, relay, call)
@@ -120,7 +124,7 @@ class Proxy:
         What has been sent once is sent again whether or not there is room: it has had its turn.
         """
         if not tried and (home := self._home(out)):
-            return Choice(home, "home")
+            return Choice(home, "home", views=views([home]))
         facts = out.facts
         choice = self._router.choose(self._pool.candidates(facts, tried, full=bool(tried)), facts)
         if choice is not None or self._pool.candidates(facts, tried, full=True):

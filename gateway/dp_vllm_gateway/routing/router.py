@@ -2,8 +2,9 @@
 
 import random
 from collections.abc import Sequence
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, TypeVar
 
+import msgspec
 import xxhash
 
 from dp_vllm.policy import PREFIX_WEIGHT, Policy
@@ -25,7 +26,17 @@ _MOST_SEQUENCES: Final = 1 << 32
 Candidate = TypeVar("Candidate", bound=Load)
 
 
-class Choice(NamedTuple, Generic[Candidate]):
+class View(msgspec.Struct, frozen=True, gc=False):
+    """What one decision saw of one endpoint: its load has changed by the time that somebody asks why."""
+
+    endpoint: Load
+    waiting_tokens: int
+    tokens_per_second: float
+    sequences: int
+    handicap: int
+
+
+class Choice(msgspec.Struct, Generic[Candidate], frozen=True, gc=False):
     """An endpoint, and why it is this one."""
 
     picked: Candidate
@@ -33,6 +44,12 @@ class Choice(NamedTuple, Generic[Candidate]):
     """For people: `prefix 0.93`."""
     cached_tokens: int = 0
     """Of the prompt's tokens, those that the endpoint's cache is taken to hold."""
+    views: Sequence[View] = ()
+    """The endpoints that were compared."""
+    depths: Sequence[int] = ()
+    """How many blocks of the prompt the cache of each is taken to hold, if prompts were compared."""
+    costs: Sequence[int] = ()
+    """By what `by_prefix` compared them (`seconds_of`)."""
 
 
 class Router:
@@ -54,15 +71,26 @@ class Router:
             case Policy.PREFIX if facts.blocks:
                 return by_prefix(candidates, facts, self._prefix_weight, turn)
             case Policy.ROUND_ROBIN:
-                return Choice(candidates[turn % len(candidates)], "round-robin")
+                return Choice(candidates[turn % len(candidates)], "round-robin", views=views(candidates))
             case Policy.POWER_OF_TWO:
                 two = self._rng.sample(candidates, min(2, len(candidates)))
-                return Choice(by_turn(least(two), turn), "power-of-two")
+                return Choice(by_turn(least(two), turn), "power-of-two", views=views(two))
             case Policy.SESSION if facts.affinity:
-                return Choice(max(candidates, key=lambda it: affinity(it, facts)), "session")
+                picked = max(candidates, key=lambda it: affinity(it, facts))
+                return Choice(picked, "session", views=views(candidates))
             case Policy.CONSISTENT_HASH if facts.affinity:
                 return bounded(candidates, facts)
-        return Choice(by_turn(least(candidates), turn), "least-load")
+        return Choice(by_turn(least(candidates), turn), "least-load", views=views(candidates))
+
+
+def views(candidates: Sequence[Load]) -> list[View]:
+    """The endpoints' loads as they are now."""
+    return [View(it, it.waiting_tokens, it.tokens_per_second, it.sequences, it.handicap) for it in candidates]
+
+
+def seconds_of(cost: int) -> float:
+    """What `by_prefix` compares, in whole engine steps: below 0 if more is saved than has to be waited for."""
+    return cost // _MOST_SEQUENCES * STEP_SECONDS
 
 
 def by_turn(tied: Sequence[Candidate], turn: int) -> Candidate:
@@ -93,16 +121,17 @@ def by_prefix(candidates: Sequence[Candidate], facts: Facts, weight: float, turn
     picked = by_turn(_those(candidates, costs), turn)
     depth = depths[candidates.index(picked)]
     if not depth:
-        return Choice(picked, "least-load")
+        return Choice(picked, "least-load", 0, views(candidates), depths, costs)
     cached = int(depth * facts.block_tokens)
-    return Choice(picked, f"prefix {cached / facts.tokens:.2f}", cached)
+    return Choice(picked, f"prefix {cached / facts.tokens:.2f}", cached, views(candidates), depths, costs)
 
 
 def bounded(candidates: Sequence[Candidate], facts: Facts) -> Choice[Candidate]:
     """The first in this prompt's own order of all endpoints that has no more than its share in flight."""
     allowed = BOUND * (sum(it.sequences for it in candidates) + facts.sequences) / len(candidates)
     light = [it for it in candidates if it.sequences <= allowed]
-    return Choice(max(light or candidates, key=lambda it: affinity(it, facts)), "consistent-hash")
+    picked = max(light or candidates, key=lambda it: affinity(it, facts))
+    return Choice(picked, "consistent-hash", views=views(candidates))
 
 
 def affinity(candidate: Load, facts: Facts) -> int:

@@ -140,7 +140,7 @@ def test_of_nothing_nothing_is_picked(policy: Policy) -> None:
 def test_a_prompt_goes_where_its_beginning_was_sent() -> None:
     first, second = Endpoint("0"), Endpoint("1").after(1, 2, 3)
     choice = chosen(Policy.PREFIX, [first, second], prompt(1, 2, 3, 4))
-    assert choice == Choice(second, "prefix 0.75", 3 * BLOCK)
+    assert (choice.picked, choice.reason, choice.cached_tokens) == (second, "prefix 0.75", 3 * BLOCK)
 
 
 def test_the_longest_beginning_wins() -> None:

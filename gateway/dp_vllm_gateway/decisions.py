@@ -1,0 +1,121 @@
+"""The last decisions, for whoever asks why a request went where it went. Never a prompt or a key.
+
+Every request pays for what is kept, hardly anybody reads it: what a decision saw is kept as it is, and made into words
+and seconds when it is asked for.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Final
+
+import msgspec
+
+from dp_vllm_gateway.call import Call
+from dp_vllm_gateway.facts import Facts
+from dp_vllm_gateway.member import Member
+from dp_vllm_gateway.routing.router import Choice, View, seconds_of
+
+MOST: Final = 256
+"""Decisions that are kept; the oldest goes first, and what was known of a replica that is gone with the last of them."""
+
+LONGEST: Final = 100
+"""Characters of a model's name, which the client chooses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A replica that could be chosen, as it was then."""
+
+    replica: str
+    expected_wait_seconds: float
+    """Until it would have begun to read the prompt."""
+    cached_tokens: int | None
+    """Of the prompt's, estimated; None if prompts were not compared."""
+    in_flight: int
+    """Sequences."""
+    handicap: int
+    """Sequences that it was taken to have besides, because it had just become available."""
+    cost_seconds: float | None
+    """The sum that was compared, in whole engine steps; None if there was none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where one attempt at a request was sent, and what that was chosen from."""
+
+    at: float
+    """Seconds of the wall clock since 1970."""
+    id: str
+    """The request's."""
+    model: str
+    prompt_tokens: int
+    """Estimated."""
+    queued_seconds: float
+    """How long it waited for a replica with room before."""
+    attempt: int
+    """Counted from 1."""
+    replica: str
+    reason: str
+    candidates: list[Candidate]
+
+
+class _Kept(msgspec.Struct, frozen=True, gc=False):
+    at: float
+    id: str
+    model: str
+    tokens: int
+    block_tokens: float
+    queued_seconds: float
+    attempt: int
+    choice: Choice[Member]
+
+
+class Decisions:
+    """Owns the last decisions."""
+
+    def __init__(self) -> None:
+        self._kept: deque[_Kept] = deque(maxlen=MOST)
+
+    def record(self, now: float, call: Call, facts: Facts, choice: Choice[Member]) -> None:
+        """Keep the decision for the attempt that `call` is at. `now` is the wall clock, in seconds."""
+        model = call.model[:LONGEST]
+        self._kept.append(
+            _Kept(now, call.id, model, facts.tokens, facts.block_tokens, call.queued_seconds, call.attempts, choice)
+        )
+
+    def told(self) -> list[Decision]:
+        """All that are kept, the oldest first."""
+        return [_told(kept) for kept in self._kept]
+
+
+def _told(kept: _Kept) -> Decision:
+    choice = kept.choice
+    seen = zip_longest(choice.views, choice.depths, choice.costs)
+    return Decision(
+        at=kept.at,
+        id=kept.id,
+        model=_printable(kept.model),
+        prompt_tokens=kept.tokens,
+        queued_seconds=kept.queued_seconds,
+        attempt=kept.attempt,
+        replica=choice.picked.name,
+        reason=choice.reason,
+        candidates=[_candidate(*each, kept.block_tokens) for each in seen],
+    )
+
+
+def _candidate(view: View, depth: int | None, cost: int | None, block_tokens: float) -> Candidate:
+    return Candidate(
+        replica=view.endpoint.name,
+        expected_wait_seconds=view.waiting_tokens / view.tokens_per_second,
+        cached_tokens=None if depth is None else int(depth * block_tokens),
+        in_flight=view.sequences,
+        handicap=view.handicap,
+        cost_seconds=None if cost is None else seconds_of(cost),
+    )
+
+
+def _printable(name: str) -> str:
+    """A client's word without anything that a terminal takes for a command, or that is no UTF-8."""
+    return name if name.isprintable() else name.encode("unicode_escape").decode()
