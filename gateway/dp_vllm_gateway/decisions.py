@@ -17,7 +17,7 @@ from dp_vllm_gateway.member import Member
 from dp_vllm_gateway.routing.router import Choice, View, seconds_of
 
 MOST: Final = 256
-"""Decisions that are kept; the oldest goes first, and what was known of a replica that is gone with the last of them."""
+"""Decisions that are kept; the oldest goes first. A replica that is gone is kept with the decisions that saw it."""
 
 LONGEST: Final = 100
 """Characters of a model's name, which the client chooses."""

@@ -74,6 +74,13 @@ def replay(words: tuple[str, ...]) -> int:
     return int(compare.main(list(words), "dp-vllm replay", standalone_mode=False) or 0)
 
 
+@commands.command(cls=_Verbatim, short_help="Why the last requests went to the replicas that they went to.")
+def explain(words: tuple[str, ...]) -> int:
+    from dp_vllm.local.explain import main as command
+
+    return int(command.main(list(words), "dp-vllm explain", standalone_mode=False) or 0)
+
+
 @commands.command(short_help="Print the custom resource definition of DPModel.")
 def crd() -> int:
     from dp_vllm import crd as definition
