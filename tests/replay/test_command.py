@@ -91,6 +91,7 @@ def test_a_block_is_as_long_as_the_flag_says_or_the_trace(words: tuple[str, ...]
         (("--kv-blocks", "1"), "--kv-blocks 1: request 0 needs 2 blocks"),
         (("--from", "1", "--kv-blocks", "1"), "request 1 needs"),
         (("--speed", "0"), "'--speed'"),
+        (("--prefix-weight", "nan"), "'--prefix-weight': 'nan' is not a number"),
         (("--replicas", "x"), "'--replicas'"),
         (("--block-tokens", "100"), "line 1: hash_ids: 2 blocks, but input_length 1000 makes 10 of 100 tokens"),
     ],

@@ -1,11 +1,9 @@
 """The figures of a replay, by hand."""
 
-import json
-
 import pytest
 
 from dp_vllm.replay.fleet import Answer
-from dp_vllm.replay.report import Report, as_json, as_text, quantile, row
+from dp_vllm.replay.report import Report, as_text, quantile, row
 
 ANSWERS = [
     Answer("0", 100, 50, 11, 1.0, 2.0),
@@ -49,4 +47,3 @@ def test_the_table_has_a_line_for_each_policy_and_says_how_much_was_asked() -> N
     assert " ".join(prefix.split()) == "prefix 0.200 0.500 2.50 2.00 4.00 4.00 200.0 2.8 4.3 0.750"
     assert robin.split()[2] == "-"
     assert len(head) == len(prefix) == len(robin)
-    assert json.loads(json.dumps(as_json(report)))["policies"]["prefix"]["busiest"] == 0.75

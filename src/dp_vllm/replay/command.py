@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import Any, Final
 
 import click
@@ -41,7 +43,17 @@ def _policies(context: click.Context, parameter: click.Parameter, given: str | N
     return [known[word] for word in named]
 
 
-_MORE_THAN_0: Final = click.FloatRange(0, 1e9, min_open=True)
+class _Number(click.FloatRange):
+    """A range that "nan" is not in, as it is in click's."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
+_MORE_THAN_0: Final = _Number(1e-6, 1e9)
 
 
 @click.command(context_settings={"max_content_width": 100, "show_default": True})
@@ -62,13 +74,13 @@ _MORE_THAN_0: Final = click.FloatRange(0, 1e9, min_open=True)
 @click.option(
     "--block-tokens", type=click.IntRange(1), help="Length of a block.  [default: as the trace says, else 512]"
 )
-@click.option("--kv-blocks", type=click.IntRange(1), default=6000, help="KV cache of each replica, in such blocks.")
+@click.option(
+    "--kv-blocks", type=click.IntRange(1, 10_000_000), default=6000, help="KV cache of each replica, in such blocks."
+)
 @click.option("--prefill-tokens-per-second", type=_MORE_THAN_0, default=15_000.0, help="Of each replica.")
 @click.option("--decode-step-seconds", type=_MORE_THAN_0, default=0.02, help="Length of a step.")
-@click.option(
-    "--decode-growth-seconds", type=click.FloatRange(0, 1e9), default=0.0001, help="For each sequence that decodes."
-)
-@click.option("--prefix-weight", type=click.FloatRange(0, 1000), default=PREFIX_WEIGHT, help="The gateway's.")
+@click.option("--decode-growth-seconds", type=_Number(0, 1e9), default=0.0001, help="For each sequence that decodes.")
+@click.option("--prefix-weight", type=_Number(0, 1000), default=PREFIX_WEIGHT, help="The gateway's.")
 @click.option("--json", "as_json", is_flag=True, help="All figures, as JSON.")
 def main(**given: Any) -> int:
     """What each policy of the gateway would have made of TRACE: requests in Mooncake's format, as published or as
@@ -83,7 +95,7 @@ def main(**given: Any) -> int:
     coming = arrivals(requests, sizes, speed=given["speed"], first=given["first"])
     ideal = trace.ideal_hit_rate(requests, block_tokens, sizes.replicas * sizes.kv_blocks)
     found = _compare(coming, sizes, ideal, given["policies"], given["prefix_weight"])
-    click.echo(json.dumps(report.as_json(found), indent=2) if given["as_json"] else report.as_text(found))
+    click.echo(json.dumps(asdict(found), indent=2) if given["as_json"] else report.as_text(found))
     return 0
 
 

@@ -1,12 +1,12 @@
-"""What a replay has shown, as figures, as a table and as JSON. Pure: it measures nothing."""
+"""What a replay has shown, as figures and as a table. Pure: it measures nothing."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from dp_vllm.replay.fleet import Answer
 
@@ -76,11 +76,6 @@ def row(answers: Sequence[Answer], ideal: float) -> Row:
 def quantile(ordered: Sequence[float], share: float) -> float:
     """The least of these values that at least such a share of them does not exceed."""
     return ordered[math.ceil(share * len(ordered)) - 1]
-
-
-def as_json(report: Report) -> dict[str, Any]:
-    """All figures."""
-    return asdict(report)
 
 
 _HEAD: Final = (
