@@ -17,9 +17,11 @@ import click
 from dp_vllm import log_format, names
 from dp_vllm.errors import BadSettings, DpVllmError, UserError
 from dp_vllm.policy import DEFAULT_POLICY, PREFIX_WEIGHT, Policy
-from dp_vllm_gateway.config import Cors, GatewayConfig, KubernetesModel, Limits, Tls
+from dp_vllm_gateway.config import Cors, GatewayConfig, KubernetesModel, Limits, Tls, divided
 from dp_vllm_gateway.discovery import static
 from dp_vllm_gateway.server import run
+from dp_vllm_gateway.workers import parent
+from dp_vllm_gateway.workers.place import Place
 
 try:
     import uvloop
@@ -83,6 +85,14 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
     help="Seconds of waiting that a second of saved prefill is worth, with --policy prefix.",
 )
 @click.option("--record", type=click.Path(path_type=Path), help="Record lengths and times here, for dp-vllm replay.")
+@click.option(
+    "--gateway-workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Processes that serve together, for more requests than one core can carry.",
+)
 @click.option("--admin-socket", type=click.Path(path_type=Path), help="A unix socket for state and metrics, no key.")
 @click.option("--metrics-port", type=click.IntRange(1, 65535), help="/metrics, /health and /ready on a port, no key.")
 @click.option("--ssl-keyfile", type=click.Path(path_type=Path))
@@ -107,6 +117,10 @@ def main(**given: Any) -> None:
         config = _config(given)
         _raise_open_files()
         log_format.set_up(as_json=config.json_log)
+        gc.freeze()  # what was imported stays; without this every collection would walk it
+        gc.set_threshold(GARBAGE_OBJECTS)
+        if config.workers > 1:
+            sys.exit(parent.run(config, _work))
         _run(config)
     except DpVllmError as error:
         click.echo(f"dp-vllm gateway: {error}", err=True)
@@ -117,6 +131,10 @@ def _config(given: dict[str, Any]) -> GatewayConfig:
     if sum(bool(given[source]) for source in ("replicas", "endpoints_file", "kubernetes_model")) != 1:
         choice = "--replica http://HOST:PORT (repeatable), --endpoints-file PATH or --kubernetes-model NAME"
         raise BadSettings(f"say in one way which engines: {choice}")
+    workers = given["gateway_workers"]
+    if workers > 1 and given["record"] is not None:
+        raise BadSettings("--record needs --gateway-workers 1: a recording is of all requests, in one process")
+    limits = Limits(**{limit.name: given[limit.name] for limit in dataclasses.fields(Limits)})
     root_path = given["root_path"].rstrip("/")
     if root_path and not root_path.startswith("/"):
         raise BadSettings(f"--root-path {root_path!r} is not allowed; it begins with /")
@@ -144,7 +162,8 @@ def _config(given: dict[str, Any]) -> GatewayConfig:
         shutdown_timeout_seconds=given["shutdown_timeout"],
         json_log=given["log_format"] == "json",
         access_log=not given["no_access_log"],
-        limits=Limits(**{limit.name: given[limit.name] for limit in dataclasses.fields(Limits)}),
+        workers=workers,
+        limits=divided(limits, workers),
     )
 
 
@@ -200,13 +219,22 @@ def _raise_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _run(config: GatewayConfig) -> None:
-    gc.freeze()  # what was imported stays; without this every collection would walk it
-    gc.set_threshold(GARBAGE_OBJECTS)
+def _work(config: GatewayConfig, place: Place) -> int:
+    """Be one worker of several; the exit status."""
+    try:
+        _run(config, place)
+    except DpVllmError as error:
+        click.echo(f"dp-vllm gateway: {error}", err=True)
+        return error.exit_status
+    return 0
+
+
+def _run(config: GatewayConfig, place: Place | None = None) -> None:
+    serving = run(config, place)
     if uvloop is None:
-        asyncio.run(run(config))
+        asyncio.run(serving)
     else:
-        uvloop.run(run(config))
+        uvloop.run(serving)
 
 
 if __name__ == "__main__":

@@ -9,23 +9,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import web
 
-from dp_vllm_gateway import replies, sockets
-from dp_vllm_gateway.config import GatewayConfig
+from dp_vllm_gateway import replies
+from dp_vllm_gateway.listeners import Listeners
 from dp_vllm_gateway.own import OwnAnswers
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @contextlib.asynccontextmanager
-async def listening(config: GatewayConfig, own: OwnAnswers) -> AsyncIterator[None]:
-    """Serve both, as far as they are asked for. Raises UserError if one cannot be."""
+async def serving(listeners: Listeners, own: OwnAnswers) -> AsyncIterator[None]:
+    """Serve both, as far as they are asked for."""
     async with contextlib.AsyncExitStack() as stack:
-        if config.admin_socket is not None:
-            listener = stack.enter_context(sockets.unix(config.admin_socket, "--admin-socket", mode=0o600))
-            await stack.enter_async_context(_serving(_admin(own), listener))
-        if config.metrics_port is not None:
-            listener = stack.enter_context(sockets.tcp(config.host, config.metrics_port, "--metrics-port"))
-            await stack.enter_async_context(_serving(_metrics(own), listener))
+        if listeners.admin is not None:
+            await stack.enter_async_context(_serving(_admin(own), listeners.admin))
+        if listeners.metrics is not None:
+            await stack.enter_async_context(_serving(_metrics(own), listeners.metrics))
         yield
 
 
@@ -47,20 +45,27 @@ def _metrics(own: OwnAnswers) -> web.Application:
     application = web.Application(middlewares=[_errors_as_json])
     application.router.add_get("/health", _answer(own.health))
     application.router.add_get("/ready", _answer(own.ready))
-    application.router.add_get("/metrics", _answer(own.metrics))
+    application.router.add_get("/metrics", _awaited(own.metrics))
     return application
 
 
 def _admin(own: OwnAnswers) -> web.Application:
     application = _metrics(own)
     application.router.add_get("/state", _answer(own.state))
-    application.router.add_get("/decisions", _answer(own.decisions))
+    application.router.add_get("/decisions", _awaited(own.decisions))
     return application
 
 
 def _answer(response: Callable[[], web.Response]) -> _Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         return response()
+
+    return handle
+
+
+def _awaited(response: Callable[[], Awaitable[web.Response]]) -> _Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await response()
 
     return handle
 

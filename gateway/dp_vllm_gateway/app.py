@@ -7,6 +7,7 @@ import secrets
 from http import HTTPStatus
 from typing import Final
 
+import msgspec
 from aiohttp import web
 
 from dp_vllm.engine.routes import Reach, Route, route_of
@@ -30,6 +31,8 @@ from dp_vllm_gateway.recording import Recording
 from dp_vllm_gateway.relay import Relay
 from dp_vllm_gateway.replies import Refusal
 from dp_vllm_gateway.routing.router import Router
+from dp_vllm_gateway.workers import team
+from dp_vllm_gateway.workers.place import Place
 
 OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 """Answered without a key: they tell nothing of anybody."""
@@ -44,8 +47,15 @@ class Gateway:
     """Handles every request of the endpoint."""
 
     def __init__(
-        self, config: GatewayConfig, pool: Pool, keys: Keys, journal: Journal | None, contact: Contact
+        self,
+        config: GatewayConfig,
+        pool: Pool,
+        keys: Keys,
+        journal: Journal | None,
+        contact: Contact,
+        place: Place | None = None,
     ) -> None:
+        """`place` is this process's among those that serve together, if there are several."""
         self._config = config
         self._pool = pool
         self._keys = keys
@@ -59,8 +69,11 @@ class Gateway:
         self._recording = Recording(config.record) if config.record is not None else None
         self._metrics = Metrics()
         exposition = Exposition(self._metrics, pool, self._bodies, contact, self.proxy.queue)
+        self.team = self._team(place, exposition) if place is not None else None
+        """The processes that serve together, if there are several."""
         self.own = OwnAnswers(
-            pool, keys, contact, exposition, self.proxy.queue, self.proxy.decisions, ending=lambda: self.ending
+            *(pool, keys, contact, exposition, self.proxy.queue, self.proxy.decisions, self.team),
+            ending=lambda: self.ending,
         )
         self._loop = asyncio.get_running_loop()
         self._id_prefix = secrets.token_hex(4)
@@ -68,6 +81,14 @@ class Gateway:
         self._moves_clients = config.kubernetes is not None
         self.ending = False
         """The gateway was told to end: what is under way goes on, nothing new begins."""
+
+    def _team(self, place: Place, exposition: Exposition) -> team.Team:
+        proxy, now = self.proxy, asyncio.get_running_loop().time
+        answers = {
+            team.METRICS: lambda: exposition.own(now()),
+            team.DECISIONS: lambda: msgspec.json.encode(proxy.decisions.told()),
+        }
+        return team.Team(place, self._pool, proxy.queue, proxy.homes, self.broadcasts, answers)
 
     def end(self) -> None:
         """Begin nothing new, and hold nobody who waits for a replica."""
@@ -125,7 +146,7 @@ class Gateway:
         offer = websockets.offered(request) if b"upgrade" in incoming.read else None
         self._guard(path, incoming.bearer() or (offer.key if offer else None), call)
         if path == "/metrics" and call.method in ("GET", "HEAD"):
-            return self._own(call, incoming, self.own.metrics())
+            return self._own(call, incoming, await self.own.metrics())
         if self.ending:
             self._take_last(relay, offer)
         self._judge_route(route, path)
@@ -203,11 +224,16 @@ class Gateway:
         if out.route.reach is Reach.ALL:
             answer = await self.broadcasts.send(out)
             if out.route.forgets:
-                self._pool.forget_prefixes()
+                self._forget_prefixes()
         else:
             answer = await self._merged.answer(out)
         call.status, call.replica = answer.status, "all"
         relay.whole(answer.status, b"content-type: application/json\r\n" + out.answer_lines, answer.body)
+
+    def _forget_prefixes(self) -> None:
+        self._pool.forget_prefixes()
+        if self.team is not None:
+            self.team.tell_forgotten()
 
     def _expect(self, incoming: Incoming, relay: Relay) -> None:
         length = incoming.read.get(b"content-length")

@@ -8,12 +8,13 @@ those that are told.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from dp_vllm.endpoints import State
+from dp_vllm.engine.routes import route_of
 from dp_vllm_gateway import refusals
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.fetch import Fetched, fetch
@@ -52,6 +53,8 @@ class Broadcasts:
         self._pool = pool
         self._seconds = seconds
         self._lasting = Lasting()
+        self.on_change: Callable[[Change], None] | None = None
+        """Called with what was changed on all replicas, and is to stay so or is to stay so no longer."""
         self._turn = asyncio.Lock()
 
     async def send(self, out: Outgoing) -> Fetched:
@@ -63,11 +66,24 @@ class Broadcasts:
             try:
                 results = await self._to_all(out)
             except asyncio.CancelledError:  # the client left; the engines go on
-                self._lasting.note(out.route, change)
+                self._made(change)
                 raise
             if any(result.good for result in results.values()):
-                self._lasting.note(out.route, change)
+                self._made(change)
             return combined(results)
+
+    def note(self, change: Change) -> None:
+        """All replicas were changed, by another process too."""
+        self._lasting.note(route_of(change.method, change.target.partition("?")[0]), change)
+
+    def changes(self) -> tuple[Change, ...]:
+        """What a new replica lacks, the oldest first."""
+        return self._lasting.changes()
+
+    def _made(self, change: Change) -> None:
+        self.note(change)
+        if self.on_change is not None:
+            self.on_change(change)
 
     async def bring_up_to_date(self, member: Member) -> bool:
         """Repeat what was changed to a replica that has just become healthy; whether it was reached with all of it.

@@ -1,6 +1,6 @@
 """The gateway's settings: one frozen value, made once from the command line; each unit and default stands here."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,16 @@ class Limits:
     queue_seconds: float = _limit(30.0, "How long a request waits for that; then 429.")
     idle_client_seconds: float = _limit(75.0, "A client's connection without a request, or with half a head.")
     probe_seconds: float = _limit(5.0, "Between two looks at an engine; also how long one look may take.")
+
+
+def divided(limits: Limits, workers: int) -> Limits:
+    """The part of each of several processes. A body that is allowed has room in each."""
+    least_room = min(limits.max_body_bytes, limits.max_buffered_bytes)
+    return replace(
+        limits,
+        max_buffered_bytes=max(limits.max_buffered_bytes // workers, least_room),
+        max_queued_requests=max(1, limits.max_queued_requests // workers),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +106,8 @@ class GatewayConfig:
     """Opens the routes that act on one replica of many (`Reach.NEVER`)."""
     shutdown_timeout_seconds: float = 5.0
     """How long streams may go on after SIGTERM."""
+    workers: int = 1
+    """Processes that serve together; `limits` are what one of them may."""
     json_log: bool = False
     access_log: bool = True
     limits: Limits = field(default_factory=Limits)

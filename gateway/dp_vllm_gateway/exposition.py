@@ -38,12 +38,17 @@ class Exposition:
         self._queue = queue
         self._process = ProcessCollector(registry=None)
 
-    def text(self, now: float) -> bytes:
-        """Everything, in Prometheus' text format. `now` is the event loop's time."""
+    def own(self, now: float) -> bytes:
+        """What this process counts and takes, in Prometheus' text format. `now` is the event loop's time."""
         members = self._pool.members()
         own = generate_latest(_Collected([*self._own(members, now), *self._process.collect()]))
         self._metrics.keep({member.name for member in members} | {ALL})  # what the others counted has now been told
-        return own + engine_metrics.merge({member.name: member.scrape for member in members if _lives(member)})
+        return own
+
+    def engines(self) -> bytes:
+        """What the engines count, as last read."""
+        members = self._pool.members()
+        return engine_metrics.merge({member.name: member.scrape for member in members if _lives(member)})
 
     def _own(self, members: Sequence[Member], now: float) -> Iterator[Metric]:
         yield from _requests(self._metrics)
@@ -114,8 +119,8 @@ def _replicas(members: Sequence[Member], now: float) -> Iterator[Metric]:
     yield _gauge("used_unready", "1: used, not being called ready, because no other one serves", unready)
     yield _gauge("ejected", "1: left out, could not be reached", ((m.name, m.ejected_until > now) for m in members))
     yield _gauge("requests", "Requests that it works on", ((m.name, m.requests) for m in members))
-    yield _gauge("sequences", "Sequences that these ask for", ((m.name, m.sequences) for m in members))
-    yield _gauge("waiting_tokens", "Prompt tokens not yet answered", ((m.name, m.waiting_tokens) for m in members))
+    yield _gauge("sequences", "Sequences that these ask for", ((m.name, m.own.sequences) for m in members))
+    yield _gauge("waiting_tokens", "Prompt tokens not yet answered", ((m.name, m.own.waiting_tokens) for m in members))
     yield _counter("ejections", "Times that a replica was left out", ((m.name, m.ejections) for m in members))
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from typing import Final
 
 MOST: Final = 100_000
@@ -15,15 +16,28 @@ class Homes:
 
     def __init__(self) -> None:
         self._homes: OrderedDict[str, str] = OrderedDict()
+        self.on_learned: Callable[[str, str], None] | None = None
+        """Called with a response and its home."""
 
     def learn(self, answer: bytes, replica: str) -> None:
         """Take the response's id from the beginning of an answer, whole or streamed."""
         found = _RESPONSE_ID.search(answer[:4096])
         if found is None:
             return
-        self._homes[found.group(1).decode()] = replica
+        response = found.group(1).decode()
+        self.put({response: replica})
+        if self.on_learned is not None:
+            self.on_learned(response, replica)
+
+    def put(self, homes: Mapping[str, str]) -> None:
+        """Responses that were made through this gateway, and who made them."""
+        self._homes.update(homes)
         while len(self._homes) > MOST:
             self._homes.popitem(last=False)
+
+    def all(self) -> dict[str, str]:
+        """All that are remembered, the oldest first."""
+        return dict(self._homes)
 
     def of(self, response: str) -> str | None:
         """The replica that made the response, if it was made through this gateway."""

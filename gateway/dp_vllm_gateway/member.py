@@ -27,6 +27,17 @@ class Prefill(msgspec.Struct, gc=False):
     """When it was sent to an engine that had nothing else to read; 0 if there was something."""
 
 
+class InFlight(NamedTuple):
+    """What one process of the gateway, or several, have in flight at an endpoint."""
+
+    requests: int = 0
+    sequences: int = 0
+    waiting_tokens: int = 0
+
+
+NOWHERE: Final = InFlight()
+
+
 @dataclass(slots=True, eq=False)
 class Member:
     """What the pool knows of one endpoint."""
@@ -47,10 +58,15 @@ class Member:
     ejections: int = 0
     available_since: float = 0.0
     sequences: int = 0
+    """In flight from here and `elsewhere`."""
     handicap: int = 0
     """Sequences that a decision takes it to have besides, while it is new."""
     requests: int = 0
+    """In flight from here."""
     waiting_tokens: int = 0
+    """From here and `elsewhere`."""
+    elsewhere: InFlight = NOWHERE
+    """What the gateway's other processes have in flight there."""
     tokens_per_second: float = PREFILL_TOKENS_PER_SECOND
     """How fast the engine reads prompts, as learned."""
     cache_tokens: int = CACHE_TOKENS
@@ -68,6 +84,14 @@ class Member:
     @property
     def name(self) -> str:
         return self.endpoint.name
+
+    @property
+    def own(self) -> InFlight:
+        """What this process has in flight there."""
+        elsewhere = self.elsewhere
+        return InFlight(
+            self.requests, self.sequences - elsewhere.sequences, self.waiting_tokens - elsewhere.waiting_tokens
+        )
 
     @property
     def life(self) -> str:

@@ -13,6 +13,8 @@ from dp_vllm_gateway.keys import Keys
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.queue import Queue
 from dp_vllm_gateway.state import source_of, state_of
+from dp_vllm_gateway.workers import sums
+from dp_vllm_gateway.workers.team import Team
 
 
 class OwnAnswers:
@@ -26,6 +28,7 @@ class OwnAnswers:
         exposition: Exposition,
         queue: Queue,
         decisions: Decisions,
+        team: Team | None,
         *,
         ending: Callable[[], bool],
     ) -> None:
@@ -35,13 +38,14 @@ class OwnAnswers:
         self._exposition = exposition
         self._queue = queue
         self._decisions = decisions
+        self._team = team
         self._ending = ending
         self._loop = asyncio.get_running_loop()
 
-    def metrics(self) -> web.Response:
+    async def metrics(self) -> web.Response:
         """The gateway's own metrics and the engines'."""
-        text = self._exposition.text(self._loop.time())
-        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
+        own = await self._team.metrics() if self._team else self._exposition.own(self._loop.time())
+        return web.Response(body=own + self._exposition.engines(), headers={"Content-Type": CONTENT_TYPE})
 
     def health(self) -> web.Response:
         """Whether a replica is available."""
@@ -67,8 +71,10 @@ class OwnAnswers:
 
     def state(self) -> web.Response:
         """All that is known of the replicas now."""
-        return replies.json_reply(state_of(self._pool, self._contact, self._queue, self._loop.time()))
+        own = state_of(self._pool, self._contact, self._queue, self._loop.time())
+        return replies.json_reply(sums.state(own, self._team.standings()) if self._team else own)
 
-    def decisions(self) -> web.Response:
+    async def decisions(self) -> web.Response:
         """Why the last requests went where they went, the oldest first."""
-        return replies.json_reply({"decisions": self._decisions.told()})
+        told = sums.decisions(await self._team.decisions()) if self._team else self._decisions.told()
+        return replies.json_reply({"decisions": told})

@@ -5,7 +5,7 @@ see snapshots. A lease is taken and given back by `with`, so in-flight is back t
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
 from typing import Final
 
@@ -14,7 +14,7 @@ from dp_vllm.endpoints import Endpoint, EndpointSet, State
 from dp_vllm_gateway import engine_metrics
 from dp_vllm_gateway.config import Limits
 from dp_vllm_gateway.facts import Facts
-from dp_vllm_gateway.member import Member, Prefill, Seen
+from dp_vllm_gateway.member import NOWHERE, InFlight, Member, Prefill, Seen
 from dp_vllm_gateway.routing import blocks, learned
 from dp_vllm_gateway.routing.load import BYTES_PER_TOKEN
 from dp_vllm_gateway.upstream import Connections
@@ -54,8 +54,9 @@ class Lease:
         member.requests += 1
         member.sequences += facts.sequences
         self._pool.filled(member)
+        self._pool.load_changed()
         if facts.blocks:
-            member.remembered.add(facts.blocks)
+            self._pool.sent(member, facts.blocks)
         return self
 
     def answering(self) -> None:
@@ -63,6 +64,7 @@ class Lease:
         if self._prefill.alone_since:
             self._pool.read_alone(self.member, self._prefill)
         self._read()
+        self._pool.load_changed()
 
     def answer_lines(self) -> bytes:
         """The header lines that tell a client who answers it, and why."""
@@ -105,6 +107,12 @@ class Pool:
         """Some endpoint may have as much in flight as it may."""
         self.on_room: Callable[[], None] = _nothing
         """Called when there may be room at an endpoint again."""
+        self._in_line = 0
+        """Of how many other processes requests wait for room."""
+        self.on_load: Callable[[], None] | None = None
+        """Called when what is in flight from here has changed."""
+        self.on_sent: Callable[[Member, list[int]], None] | None = None
+        """Called when an endpoint is sent a prompt of these blocks."""
         self._available: list[Member] = []
         self._ejected = False
         self.several_models = False
@@ -216,8 +224,12 @@ class Pool:
         return self._available if len(inside) < len(self._available) * (1 - PANIC_SHARE) else inside
 
     def _with_room(self, candidates: list[Member]) -> list[Member]:
+        """Those that may have more. While others wait too, each process leaves them their share."""
         room = [member for member in candidates if member.sequences < self._most_sequences]
         self._some_full = len(room) < len(candidates)
+        if self._in_line:
+            share = max(1, self._most_sequences // (1 + self._in_line))
+            room = [member for member in room if member.own.sequences < share]
         return room
 
     def members(self) -> list[Member]:
@@ -284,15 +296,51 @@ class Pool:
             member.waiting_tokens -= done.tokens
             done.tokens = 0
 
+    # what others are told, and tell
+
+    def sent(self, member: Member, blocks: list[int]) -> None:
+        """An endpoint is sent a prompt."""
+        member.remembered.add(blocks)
+        if self.on_sent is not None:
+            self.on_sent(member, blocks)
+
+    def load_changed(self) -> None:
+        """What is in flight from here has changed."""
+        if self.on_load is not None:
+            self.on_load()
+
+    def end_prefills(self, now: float) -> float | None:
+        """Count prompts no longer that should have been read; when that will be so of the next one, if any waits."""
+        for member in self._members.values():
+            self._end_prefills(member, now)
+        return min((member.prefills[0].done_at for member in self._members.values() if member.prefills), default=None)
+
+    def count_elsewhere(self, elsewhere: Mapping[tuple[str, str], InFlight], *, in_line: int) -> None:
+        """Count what the gateway's other processes have in flight, by name and incarnation of the endpoint.
+
+        Requests wait for room in so many of them.
+        """
+        for member in self._members.values():
+            new = elsewhere.get((member.name, member.endpoint.incarnation), NOWHERE)
+            if new != member.elsewhere:
+                member.sequences += new.sequences - member.elsewhere.sequences
+                member.waiting_tokens += new.waiting_tokens - member.elsewhere.waiting_tokens
+                member.elsewhere = new
+                self.filled(member)
+        self._in_line = in_line
+        if self._some_full:
+            self.on_room()
+
     # waiting
 
     def filled(self, member: Member) -> None:
-        """A lease began."""
+        """More is in flight at an endpoint than was."""
         if member.sequences >= self._most_sequences:
             self._some_full = True
 
     def left(self) -> None:
         """A lease ended."""
+        self.load_changed()
         if self._some_full:
             self.on_room()
         if self._awaited and not self.in_flight:

@@ -56,9 +56,9 @@ class Proxy:
         self._router = router
         self._pool = pool
         self._loop = asyncio.get_running_loop()
-        self._budget = retry.Budget(self._loop.time())
+        self._budget = retry.Budget(self._loop.time(), processes=config.workers)
         self._deaths = Deaths()
-        self._homes = Homes()
+        self.homes = Homes()
         self._attempts: set[Attempt] = set()
         self.queue = Queue(config.limits, retry_after_seconds=self._retry_after_seconds)
         pool.on_room = self.queue.room
@@ -133,9 +133,9 @@ class Proxy:
 
     def _home(self, out: Outgoing) -> Member | None:
         if out.route.reach is Reach.HOME:
-            name = self._homes.of(parameter(out.route, out.target.partition("?")[0]))
+            name = self.homes.of(parameter(out.route, out.target.partition("?")[0]))
         elif out.facts.previous_response is not None:
-            name = self._homes.of(out.facts.previous_response)
+            name = self.homes.of(out.facts.previous_response)
         else:
             return None
         member = self._pool.member(name) if name is not None else None
@@ -170,7 +170,7 @@ class Proxy:
         call.status = attempt.status
         self._learn_usage(out, attempt.last, call)
         if out.route.dialect is Dialect.RESPONSES:
-            self._homes.learn(attempt.first, member.name)
+            self.homes.learn(attempt.first, member.name)
         if outcome is Passed.BROKEN:
             call.broken, call.reason = True, "broken"
             self._deaths.record(out.body, member.life, self._loop.time())
@@ -199,7 +199,7 @@ class Proxy:
         call.answered_at = self._loop.time()
         self._learn_usage(out, whole.body, call)
         if out.route.dialect is Dialect.RESPONSES:
-            self._homes.learn(whole.body, lease.member.name)
+            self.homes.learn(whole.body, lease.member.name)
         if relay.begun:  # a client that was kept waiting with comments
             relay.end(b"data: " + whole.body + b"\n\n")
         else:

@@ -70,27 +70,29 @@ class Budget:
     """Bounds retries to a share of the requests, so that failing engines are not buried under repeats.
 
     Every request adds `SHARE` of a retry, every second adds `PER_SECOND`, and `RESERVE` can be saved up: enough to
-    move the requests of one dead replica at once. After Finagle's and tower's retry budgets.
+    move the requests of one dead replica at once. After Finagle's and tower's retry budgets. Of the last two each of
+    `processes` that share the replicas has its part.
     """
 
     SHARE = 0.2
     PER_SECOND = 10.0
     RESERVE = 500.0
 
-    __slots__ = ("_left", "_since")
+    __slots__ = ("_left", "_per_second", "_reserve", "_since")
 
-    def __init__(self, now: float) -> None:
-        self._left = self.RESERVE
+    def __init__(self, now: float, *, processes: int = 1) -> None:
+        self._per_second = self.PER_SECOND / processes
+        self._left = self._reserve = self.RESERVE / processes
         self._since = now
 
     def deposit(self) -> None:
         """A request came in."""
-        if self._left < self.RESERVE:
+        if self._left < self._reserve:
             self._left += self.SHARE
 
     def withdraw(self, now: float) -> bool:
         """Take one retry if there is one. `now` in seconds of a monotonic clock."""
-        self._left = min(self.RESERVE, self._left + (now - self._since) * self.PER_SECOND)
+        self._left = min(self._reserve, self._left + (now - self._since) * self._per_second)
         self._since = now
         if self._left < 1:
             return False

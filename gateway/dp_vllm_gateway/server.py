@@ -4,14 +4,13 @@ import asyncio
 import contextlib
 import random
 import signal
-import socket
 import ssl
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, Final
 
 from dp_vllm.endpoints import EndpointSet
 from dp_vllm.errors import BadSettings
-from dp_vllm_gateway import admin, crowd, request_line, sockets
+from dp_vllm_gateway import admin, crowd, listeners, request_line, sockets
 from dp_vllm_gateway.app import Gateway
 from dp_vllm_gateway.clients import Server
 from dp_vllm_gateway.config import GatewayConfig, Tls
@@ -19,8 +18,10 @@ from dp_vllm_gateway.discovery import file, static
 from dp_vllm_gateway.discovery.contact import Contact
 from dp_vllm_gateway.journal import Journal
 from dp_vllm_gateway.keys import Keys
+from dp_vllm_gateway.listeners import Listeners
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.probe import Probes
+from dp_vllm_gateway.workers.place import Place
 
 TICK_SECONDS: Final = 0.5
 """How often time limits and files are looked at."""
@@ -38,10 +39,10 @@ FLUSH_SECONDS: Final = 1.0
 """How long clients may take the last words at the end."""
 
 
-async def run(config: GatewayConfig) -> None:
-    """Serve until told to end (SIGTERM, SIGINT)."""
+async def run(config: GatewayConfig, place: Place | None = None) -> None:
+    """Serve until told to end (SIGTERM, SIGINT); at a place among several processes, if one is given."""
     with _journal(config) as journal:
-        await _serve(config, journal)
+        await _serve(config, journal, place)
 
 
 @contextlib.contextmanager
@@ -53,7 +54,7 @@ def _journal(config: GatewayConfig) -> Iterator[Journal | None]:
         yield journal
 
 
-async def _serve(config: GatewayConfig, journal: Journal | None) -> None:
+async def _serve(config: GatewayConfig, journal: Journal | None, place: Place | None) -> None:
     loop = asyncio.get_running_loop()
     keys = Keys(config.api_keys, config.api_key_file)
     if config.kubernetes is None:  # in a cluster the Secret may come later
@@ -62,18 +63,23 @@ async def _serve(config: GatewayConfig, journal: Journal | None) -> None:
     pool = Pool(connect_seconds=limits.connect_seconds, clock=loop.time, most_sequences=limits.max_replica_sequences)
     contact = Contact()
     discovery = await _discovery(config, contact)
-    gateway = Gateway(config, pool, keys, journal, contact)
+    gateway = Gateway(config, pool, keys, journal, contact, place)
     ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT) if place is None else (signal.SIGTERM,):
         loop.add_signal_handler(number, ended.set)
     server = Server(gateway.handle, idle_client_seconds=limits.idle_client_seconds)
     tls = _tls(config.tls)
-    with _sockets(config) as listeners:
-        async with admin.listening(config, gateway.own), asyncio.TaskGroup() as group:
+    with listeners.opened(config) if place is None else contextlib.nullcontext(place.listeners) as doors:
+        async with admin.serving(doors, gateway.own), asyncio.TaskGroup() as group:
             background = (_discover(discovery, pool), _probes(config, gateway, pool).run(), _tick(gateway, keys, pool))
             tasks = [group.create_task(task) for task in background]
             await _first_look(pool)
-            async with _serving(server, listeners, tls) as opened:
+            if gateway.team is not None:
+                gateway.team.join()
+                tasks.append(group.create_task(gateway.team.run()))
+            async with _serving(server, doors, tls) as opened:
+                if place is not None:
+                    place.serves()
                 await ended.wait()
                 moves = config.kubernetes is not None  # to other gateways, which take over
                 if moves:
@@ -82,19 +88,6 @@ async def _serve(config: GatewayConfig, journal: Journal | None) -> None:
                 await _finish(config, gateway, last, server, ended)
             for task in tasks:
                 task.cancel()
-
-
-@contextlib.contextmanager
-def _sockets(config: GatewayConfig) -> Iterator[list[socket.socket]]:
-    """The endpoint's listening sockets: from here on clients can connect, and wait."""
-    if config.listen_fds:
-        yield [socket.socket(fileno=fd) for fd in config.listen_fds]
-    elif config.uds is not None:
-        with sockets.unix(config.uds, "--uds", mode=0o666) as listener:
-            yield [listener]
-    else:
-        with contextlib.closing(sockets.tcp(config.host, config.port, "--port")) as listener:
-            yield [listener]
 
 
 def _probes(config: GatewayConfig, gateway: Gateway, pool: Pool) -> Probes:
@@ -116,12 +109,12 @@ async def _first_look(pool: Pool) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _serving(
-    server: Server, listeners: list[socket.socket], tls: ssl.SSLContext | None
-) -> AsyncIterator[list[asyncio.Server]]:
+async def _serving(server: Server, doors: Listeners, tls: ssl.SSLContext | None) -> AsyncIterator[list[asyncio.Server]]:
     loop = asyncio.get_running_loop()
     protocol = crowd.bounded(server, crowd.most_clients())
-    opened = [await loop.create_server(protocol, sock=sock, backlog=sockets.BACKLOG, ssl=tls) for sock in listeners]
+    opened = [
+        await loop.create_server(protocol, sock=sock, backlog=sockets.BACKLOG, ssl=tls) for sock in doors.endpoint
+    ]
     try:
         yield opened
     finally:

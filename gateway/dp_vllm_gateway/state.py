@@ -74,8 +74,8 @@ def _replica(member: Member, now: float) -> ReplicaState:
         available=member.available,
         healthy=member.healthy,
         ejected=member.ejected_until > now,
-        in_flight=member.requests,
-        sequences=member.sequences,
-        waiting_tokens=member.waiting_tokens,
+        in_flight=member.own.requests,
+        sequences=member.own.sequences,
+        waiting_tokens=member.own.waiting_tokens,
         message=member.endpoint.message,
     )

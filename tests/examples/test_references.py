@@ -73,7 +73,7 @@ def test_autoscalers_ask_for_a_series_that_gateways_have() -> None:
     (metric,), (trigger,) = hpa.body["spec"]["metrics"], keda.body["spec"]["triggers"]
     pool = Pool(connect_seconds=1, clock=time.monotonic)
 
-    shown = Exposition(Metrics(), pool, Bodies(Limits()), Contact(), _queue()).text(0.0).decode()
+    shown = Exposition(Metrics(), pool, Bodies(Limits()), Contact(), _queue()).own(0.0).decode()
 
     series = metric["pods"]["metric"]["name"]
     assert f"# TYPE {series} gauge" in shown

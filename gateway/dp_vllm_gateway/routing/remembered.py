@@ -45,6 +45,10 @@ class Remembered:
         while len(held) > self.capacity:
             held.popitem(last=False)
 
+    def blocks(self) -> list[int]:
+        """All that are held, as a prompt that would leave them so: the one unused for longest last."""
+        return list(reversed(self._held))
+
     def forget(self) -> None:
         """The engine's cache is empty again."""
         self._held.clear()

@@ -220,6 +220,14 @@ ENDPOINT: Final = (
         gateway=True,
     ),
     Setting(
+        "--gateway-workers",
+        "N",
+        "1",
+        "processes of the gateway, which share the requests: one carries what one core can",
+        values.count,
+        gateway=True,
+    ),
+    Setting(
         "--shutdown-timeout",
         "SECONDS",
         "5",

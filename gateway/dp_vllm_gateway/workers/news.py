@@ -1,0 +1,182 @@
+"""What workers tell each other, and how it is written into datagrams. Pure.
+
+A worker's standing is told as it is, never as a difference: what is lost is mended by what comes next.
+"""
+
+import contextlib
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+import msgspec
+
+MOST_BYTES: Final = 60_000
+"""Of facts in one datagram; the system takes up to 212,992, if nobody has set it lower."""
+"""Of facts in one datagram, unless a single one is longer; by default the system sends no more than 212,992."""
+
+
+class Load(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What one worker has in flight at a replica."""
+
+    replica: str
+    incarnation: str
+    requests: int
+    sequences: int
+    waiting_tokens: int
+
+
+class Standing(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What one worker has in flight in all."""
+
+    generation: int = 0
+    """Which set of endpoints it acts upon."""
+    in_flight: int = 0
+    """Requests."""
+    queued: int = 0
+    """Requests that wait because all replicas have as much as they may."""
+    loads: tuple[Load, ...] = ()
+    """Of the replicas where there is any."""
+
+
+class Sent(msgspec.Struct, frozen=True, array_like=True, tag="sent", gc=False):
+    """A replica was sent a prompt of these blocks."""
+
+    replica: str
+    incarnation: str
+    blocks: list[int]
+
+
+class Homes(msgspec.Struct, frozen=True, array_like=True, tag="homes", gc=False):
+    """Responses that only one replica knows, and which (`homes`)."""
+
+    homes: dict[str, str]
+
+
+class Forgotten(msgspec.Struct, frozen=True, array_like=True, tag="forgotten", gc=False):
+    """All replicas' prefix caches were emptied."""
+
+
+class Changed(msgspec.Struct, frozen=True, array_like=True, tag="changed", gc=False):
+    """All replicas were changed by this request (`lasting.Change`)."""
+
+    method: str
+    target: str
+    lines: bytes
+    body: bytes
+
+
+class Joined(msgspec.Struct, frozen=True, array_like=True, tag="joined", gc=False):
+    """The worker that tells this is new and knows nothing."""
+
+
+class Died(msgspec.Struct, frozen=True, array_like=True, tag="died", gc=False):
+    """A worker is no more; the parent says so."""
+
+    worker: int
+
+
+class Counted(msgspec.Struct, frozen=True, array_like=True, tag="counted", gc=False):
+    """What the one who is told this had counted in a former life, as it was last shown to somebody."""
+
+    text: bytes
+
+
+class Asked(msgspec.Struct, frozen=True, array_like=True, tag="asked", gc=False):
+    """Somebody wants to know a thing of all workers, and has been told this by the one that he asked."""
+
+    number: int
+    thing: str
+    answer: bytes
+
+
+class Answered(msgspec.Struct, frozen=True, array_like=True, tag="answered", gc=False):
+    """What this worker has to say to that."""
+
+    number: int
+    answer: bytes
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True, tag="part", gc=False):
+    """A piece of a fact that is too long for one datagram."""
+
+    piece: bytes
+    last: bool
+
+
+Fact: TypeAlias = Sent | Homes | Forgotten | Changed | Joined | Died | Counted | Asked | Answered | Part
+
+
+class News(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One datagram."""
+
+    worker: int
+    standing: Standing | None
+    """None if the parent tells it."""
+    facts: list[Fact]
+
+
+class _Written(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The same as it is written."""
+
+    worker: int
+    standing: Standing | None
+    facts: Sequence[msgspec.Raw]
+
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(News)
+_fact_decoder: Final = msgspec.msgpack.Decoder(Fact)
+
+
+def written(fact: Fact) -> list[msgspec.Raw]:
+    """A fact as it goes into datagrams: in parts, if it is long."""
+    whole = _encoder.encode(fact)
+    if len(whole) <= MOST_BYTES:
+        return [msgspec.Raw(whole)]
+    size = MOST_BYTES // 2
+    pieces = [whole[start : start + size] for start in range(0, len(whole), size)]
+    return [msgspec.Raw(_encoder.encode(Part(piece, piece is pieces[-1]))) for piece in pieces]
+
+
+def datagram(worker: int, standing: Standing | None, facts: Sequence[msgspec.Raw]) -> bytes:
+    """A worker's news."""
+    return _encoder.encode(_Written(worker, standing, facts))
+
+
+def read(data: bytes | memoryview) -> News:
+    """The news of a datagram."""
+    return _decoder.decode(data)
+
+
+class Parts:
+    """Puts one worker's long facts together again."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def whole(self, facts: Sequence[Fact]) -> list[Fact]:
+        """These facts with whole ones for parts. A fact of which a part is missing is left out."""
+        found: list[Fact] = []
+        for fact in facts:
+            if isinstance(fact, Joined):
+                self._pieces.clear()  # another life: what was not finished never will be
+            if not isinstance(fact, Part):
+                found.append(fact)
+                continue
+            self._pieces.append(fact.piece)
+            if fact.last:
+                with contextlib.suppress(msgspec.DecodeError):
+                    found.append(_fact_decoder.decode(b"".join(self._pieces)))
+                self._pieces.clear()
+        return found
+
+
+def take(waiting: deque[msgspec.Raw]) -> list[msgspec.Raw]:
+    """Take as many facts as go into one datagram."""
+    taken: list[msgspec.Raw] = []
+    size = 0
+    while waiting and (not taken or size + len(waiting[0]) <= MOST_BYTES):
+        fact = waiting.popleft()
+        taken.append(fact)
+        size += len(fact)
+    return taken
