@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final
 
-import msgspec
-
 from dp_vllm_gateway.call import Call
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.member import Member
@@ -60,15 +58,8 @@ class Decision:
     candidates: list[Candidate]
 
 
-class _Kept(msgspec.Struct, frozen=True, gc=False):
-    at: float
-    id: str
-    model: str
-    tokens: int
-    block_tokens: float
-    queued_seconds: float
-    attempt: int
-    choice: Choice[Member]
+_Kept = tuple[float, str, str, int, float, float, int, Choice[Member]]
+"""When, request id, model, tokens, tokens of a block, seconds in the queue, attempt, choice."""
 
 
 class Decisions:
@@ -80,9 +71,8 @@ class Decisions:
     def record(self, now: float, call: Call, facts: Facts, choice: Choice[Member]) -> None:
         """Keep the decision for the attempt that `call` is at. `now` is the wall clock, in seconds."""
         model = call.model[:LONGEST]
-        self._kept.append(
-            _Kept(now, call.id, model, facts.tokens, facts.block_tokens, call.queued_seconds, call.attempts, choice)
-        )
+        queued, attempt = call.queued_seconds, call.attempts
+        self._kept.append((now, call.id, model, facts.tokens, facts.block_tokens, queued, attempt, choice))
 
     def told(self) -> list[Decision]:
         """All that are kept, the oldest first."""
@@ -90,28 +80,29 @@ class Decisions:
 
 
 def _told(kept: _Kept) -> Decision:
-    choice = kept.choice
+    at, request_id, model, tokens, block_tokens, queued_seconds, attempt, choice = kept
     seen = zip_longest(choice.views, choice.depths, choice.costs)
     return Decision(
-        at=kept.at,
-        id=kept.id,
-        model=_printable(kept.model),
-        prompt_tokens=kept.tokens,
-        queued_seconds=kept.queued_seconds,
-        attempt=kept.attempt,
+        at=at,
+        id=request_id,
+        model=_printable(model),
+        prompt_tokens=tokens,
+        queued_seconds=queued_seconds,
+        attempt=attempt,
         replica=choice.picked.name,
         reason=choice.reason,
-        candidates=[_candidate(*each, kept.block_tokens) for each in seen],
+        candidates=[_candidate(view, depth, cost, block_tokens) for view, depth, cost in seen],
     )
 
 
 def _candidate(view: View, depth: int | None, cost: int | None, block_tokens: float) -> Candidate:
+    endpoint, waiting_tokens, tokens_per_second, sequences, handicap = view
     return Candidate(
-        replica=view.endpoint.name,
-        expected_wait_seconds=view.waiting_tokens / view.tokens_per_second,
+        replica=endpoint.name,
+        expected_wait_seconds=waiting_tokens / tokens_per_second,
         cached_tokens=None if depth is None else int(depth * block_tokens),
-        in_flight=view.sequences,
-        handicap=view.handicap,
+        in_flight=sequences,
+        handicap=handicap,
         cost_seconds=None if cost is None else seconds_of(cost),
     )
 

@@ -26,14 +26,9 @@ _MOST_SEQUENCES: Final = 1 << 32
 Candidate = TypeVar("Candidate", bound=Load)
 
 
-class View(msgspec.Struct, frozen=True, gc=False):
-    """What one decision saw of one endpoint: its load has changed by the time that somebody asks why."""
-
-    endpoint: Load
-    waiting_tokens: int
-    tokens_per_second: float
-    sequences: int
-    handicap: int
+View = tuple[Load, int, float, int, int]
+"""What one decision saw of one endpoint, whose load will have changed when somebody asks why: the endpoint, its waiting
+tokens, tokens per second, sequences, handicap. A plain tuple, because every request makes one for each endpoint."""
 
 
 class Choice(msgspec.Struct, Generic[Candidate], frozen=True, gc=False):
@@ -85,7 +80,7 @@ class Router:
 
 def views(candidates: Sequence[Load]) -> list[View]:
     """The endpoints' loads as they are now."""
-    return [View(it, it.waiting_tokens, it.tokens_per_second, it.sequences, it.handicap) for it in candidates]
+    return [(it, it.waiting_tokens, it.tokens_per_second, it.sequences, it.handicap) for it in candidates]
 
 
 def seconds_of(cost: int) -> float:

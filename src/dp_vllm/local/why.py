@@ -70,13 +70,17 @@ def lines(decisions: Sequence[Decision]) -> Iterator[Text]:
         yield Text.assemble(
             (f"{time_of(int(decision.at * 1000))}  ", "dim"),
             (decision.id, "bold"),
-            f"  {decision.model or 'no model'}, prompt of about {decision.prompt_tokens:,} tokens",
+            f"  {decision.model or 'no model'}, prompt of about {_tokens(decision.prompt_tokens)}",
         )
         yield Text.assemble("to ", (f"replica {decision.replica}", "green"), f" ({decision.reason}): {why(decision)}")
         yield from _table(decision)
         yield Text()
     if any(decision.picked.cost_seconds is not None for decision in decisions):
         yield from (Text(line, "dim") for line in _COST)
+
+
+def _tokens(count: int) -> str:
+    return f"{count:,} token{'' if count == 1 else 's'}"
 
 
 def why(decision: Decision) -> str:
