@@ -61,10 +61,10 @@ def _socket_of(run: str) -> Path:
     if directory.path.is_dir():
         return directory.admin_socket
     there = sorted(path.parent.name for path in directory.path.parent.glob(f"*/{directory.admin_socket.name}"))
-    hint = f"give --name {' or '.join(there)}" if there else "`dp-vllm serve` starts one"
+    hint = f"give --name {' or '.join(there)}" if there else "start one with `dp-vllm serve`"
     raise UserError(
         f"there is no run {run} in {directory.path.parent}; {hint}, "
-        "or --admin-socket PATH for a gateway that runs alone"
+        "or give --admin-socket PATH of a gateway that runs alone"
     )
 
 
