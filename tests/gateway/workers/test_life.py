@@ -74,8 +74,8 @@ def test_a_worker_that_is_killed_loses_its_streams_alone_and_is_back(tmp_path: P
         held.go_on.set()
         assert all(line.read_until(b"0\r\n\r\n").endswith(LAST) for line in kept)
         pair.wait_until_idle()
-        assert pair.state()["replicas"]["0"]["sequences"] == 0
         pair.wait_until_all_know()
+        assert pair.state()["replicas"]["0"]["sequences"] == 0
         assert pair.scrape().value("dp_vllm_attempts_total") >= counted, "what has been told stays counted"
         for line in lost + kept:
             line.close()

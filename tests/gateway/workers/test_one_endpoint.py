@@ -58,6 +58,7 @@ def test_what_is_in_flight_through_one_counts_for_the_other(pair: Crew, engines:
                 assert scrape.value("dp_vllm_workers") == 1
         assert pair.scrape().value("dp_vllm_replica_sequences") == 12
     pair.wait_until_idle()
+    pair.wait_until_all_know()
     assert all(replica["sequences"] == 0 for replica in pair.state()["replicas"].values())
 
 
