@@ -24,7 +24,9 @@ NAME: Final = "tiny"
 SMALL: Final = (
     "--enforce-eager",  # no torch.compile: a start takes a third of the time
     "--kv-cache-memory-bytes",
-    "64M",  # 131,072 tokens of this model; by default an engine reserves 92 % of the memory
+    "128M",  # 131,072 tokens of this model; by default an engine reserves 92 % of the memory
+    "--dtype",
+    "float32",  # in bfloat16 a short prompt ends vLLM 0.32 where the CPU has AMX (illegal instruction in its attention)
 )
 FLAGS: Final = ("--served-model-name", NAME, *SMALL)
 
