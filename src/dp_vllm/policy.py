@@ -23,6 +23,6 @@ class Policy(enum.Enum):
 
 DEFAULT_POLICY: Final = Policy.PREFIX
 
-PREFIX_WEIGHT: Final = 6.0
+PREFIX_WEIGHT: Final = 12.0
 """How many seconds of waiting a second of saved prefill is worth by default: what is kept in one cache is saved again
 by the next turn of the conversation."""

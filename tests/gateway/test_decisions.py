@@ -22,7 +22,7 @@ from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.member import Seen
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.routing.load import PREFILL_TOKENS_PER_SECOND, STEP_SECONDS
-from dp_vllm_gateway.routing.router import SEQUENCE_SECONDS, Router
+from dp_vllm_gateway.routing.router import Router
 
 PROMPT = "a secret beginning. " * 350
 """7,000 bytes, 1,750 tokens as the gateway estimates them: too few for it to learn from how fast an engine reads."""
@@ -91,7 +91,7 @@ def test_a_decision_tells_what_was_seen_when_it_was_made(program: Gateway, engin
     assert there["expected_wait_seconds"] == elsewhere["expected_wait_seconds"] == 0
     assert second["reason"] == f"prefix {there['cached_tokens'] / second['prompt_tokens']:.2f}"
     saved = PREFIX_WEIGHT * there["cached_tokens"] / PREFILL_TOKENS_PER_SECOND
-    assert there["cost_seconds"] == pytest.approx(3 * SEQUENCE_SECONDS - saved, abs=STEP_SECONDS)
+    assert there["cost_seconds"] == pytest.approx(3 * STEP_SECONDS - saved, abs=STEP_SECONDS)
     assert elsewhere["cost_seconds"] == 0
 
 

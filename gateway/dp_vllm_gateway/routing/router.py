@@ -11,10 +11,6 @@ from dp_vllm.policy import PREFIX_WEIGHT, Policy
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.routing.load import STEP_SECONDS, Load
 
-SEQUENCE_SECONDS: Final = 0.005
-"""What one more sequence in flight costs a request: a slower step for each token of its answer. With prompts alone
-counted, all answers to one common prompt would come from the one replica that has it."""
-
 BOUND: Final = 1.25
 """How many times the mean of sequences in flight a replica may have before a consistent hash passes it over.
 
@@ -103,12 +99,14 @@ def least(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def by_prefix(candidates: Sequence[Candidate], facts: Facts, weight: float, turn: int) -> Choice[Candidate]:
-    """The one with the least `expected wait - weight x prefill time saved`, a bit more for each sequence in flight."""
+    """The one with the least `expected wait - weight x prefill time saved`, in steps, and one for each sequence there.
+
+    What one more sequence costs is a slower step for each token of the answers (docs/adr/0009).
+    """
     depths = [it.remembered.depth(facts.blocks) for it in candidates]
     worth = weight * facts.block_tokens
     costs = [
-        int(((it.waiting_tokens - worth * depth) / it.tokens_per_second + SEQUENCE_SECONDS * sequences) // STEP_SECONDS)
-        * _MOST_SEQUENCES
+        (int((it.waiting_tokens - worth * depth) / it.tokens_per_second // STEP_SECONDS) + sequences) * _MOST_SEQUENCES
         + sequences
         for it, depth in zip(candidates, depths, strict=True)
         for sequences in (it.sequences + it.handicap,)

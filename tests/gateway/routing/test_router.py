@@ -12,7 +12,7 @@ from dp_vllm.policy import PREFIX_WEIGHT, Policy
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.routing.load import PREFILL_TOKENS_PER_SECOND, STEP_SECONDS
 from dp_vllm_gateway.routing.remembered import Remembered
-from dp_vllm_gateway.routing.router import BOUND, SEQUENCE_SECONDS, Choice, Router, least
+from dp_vllm_gateway.routing.router import BOUND, Choice, Router, least
 
 STEP = int(PREFILL_TOKENS_PER_SECOND * STEP_SECONDS)
 """Tokens that an engine reads in one step."""
@@ -161,7 +161,7 @@ def test_what_is_saved_is_weighed_against_the_wait() -> None:
 
 def test_a_short_common_beginning_is_no_reason_to_send_everybody_to_one() -> None:
     worth_seconds = PREFIX_WEIGHT * BLOCK / PREFILL_TOKENS_PER_SECOND
-    crowd = int(worth_seconds / SEQUENCE_SECONDS) + 5
+    crowd = int(worth_seconds / STEP_SECONDS) + 5
     crowded, empty = Endpoint("0", sequences=crowd).after(1), Endpoint("1")
     assert chosen(Policy.PREFIX, [crowded, empty], prompt(1, 2)).picked is empty
 
@@ -171,7 +171,7 @@ def test_with_nothing_shared_a_prompt_waits_as_little_as_can_be(loads: list[tupl
     candidates = endpoints(*loads)
 
     def wait(endpoint: Endpoint) -> float:
-        return endpoint.waiting_tokens / PREFILL_TOKENS_PER_SECOND + SEQUENCE_SECONDS * endpoint.sequences
+        return endpoint.waiting_tokens / PREFILL_TOKENS_PER_SECOND + STEP_SECONDS * endpoint.sequences
 
     picked = chosen(Policy.PREFIX, candidates, prompt(1, 2, 3)).picked
     assert wait(picked) <= min(map(wait, candidates)) + STEP_SECONDS
