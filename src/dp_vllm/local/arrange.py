@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -15,14 +15,6 @@ from dp_vllm.local.gpus import TASKSET, Share, Visible, shares
 from dp_vllm.local.run_directory import RunDirectory
 
 _EVERYWHERE: Final = (None, "", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
-
-
-@dataclass(frozen=True, slots=True)
-class JoinedReplica(Replica):
-    """A replica on several GPUs of which it is known what joins them."""
-
-    worst_link: str
-    """The slowest link between any two of them, as `nvidia-smi topo -m` writes it."""
 
 
 def sizes(settings: Settings) -> Sizes:
@@ -98,9 +90,8 @@ def _replica(
 ) -> Replica:
     address = f"unix:{directory.replica_socket(name)}" if ports is None else f"127.0.0.1:{ports + int(name)}"
     command = _near(share.cpus, order, replica_command(order, address, share.gpus, environ))
-    if share.worst_link is None:
-        return Replica(name, share.gpus, command, address)
-    return JoinedReplica(name, share.gpus, command, address, str(share.worst_link))
+    worst_link = None if share.worst_link is None else str(share.worst_link)
+    return Replica(name, share.gpus, command, address, worst_link)
 
 
 def _near(cpus: str, order: Order, command: Command) -> Command:

@@ -13,7 +13,7 @@ from rich.text import Text
 from dp_vllm.engine.command import Command
 from dp_vllm.engine.flags import flags_version
 from dp_vllm.engine.version import SUPPORTED
-from dp_vllm.local.arrange import JoinedReplica
+from dp_vllm.local import words
 from dp_vllm.local.deployment import Deployment
 from dp_vllm.local.flags import settings
 from dp_vllm.local.flags.settings import Setting
@@ -96,8 +96,7 @@ def print_deployment(deployment: Deployment) -> None:
 def _rows(deployment: Deployment) -> Iterator[tuple[str, str, str]]:
     yield "endpoint", "", f"{deployment.listen.url} for {deployment.model} ({deployment.engine})"
     for replica in deployment.replicas:
-        joined = f" (slowest link {replica.worst_link})" if isinstance(replica, JoinedReplica) else ""
-        yield f"replica {replica.name}", "GPUs", f"{','.join(replica.gpus) or 'none'}{joined}"
+        yield f"replica {replica.name}", "GPUs", f"{','.join(replica.gpus) or 'none'}{words.joined(replica)}"
         yield "", "listens on", replica.address
         yield from _command_rows(replica.command)
     yield "gateway", "sockets", "handed down open, with one --listen-fd for each"
@@ -128,7 +127,7 @@ def print_json(deployment: Deployment) -> None:
             {
                 "name": one.name,
                 "gpus": one.gpus,
-                "worst_link": one.worst_link if isinstance(one, JoinedReplica) else None,
+                "worst_link": one.worst_link,
                 "address": one.address,
                 **_command_json(one.command),
             }

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from dp_vllm import __version__
-from dp_vllm.local.deployment import Deployment, Listen
+from dp_vllm.local.deployment import Deployment, Listen, Replica
 from dp_vllm.local.plan import End
 
 _LAST_LINES: Final = 10
@@ -23,7 +23,11 @@ def greeting(deployment: Deployment) -> str:
         f"dp-vllm {__version__}: {deployment.model}, {count} {'replica' if count == 1 else 'replicas'}, "
         f"engine {deployment.engine}",
         "",
-        *(f"  replica {each.name:<3} GPU {', '.join(each.gpus)}" for each in deployment.replicas if each.gpus),
+        *(
+            f"  replica {each.name:<3} GPU {', '.join(each.gpus)}{joined(each)}"
+            for each in deployment.replicas
+            if each.gpus
+        ),
         f"  endpoint    {deployment.listen.url}{'' if deployment.listen.uds else '/v1'}",
         f"  logs        {deployment.directory.logs}",
         "",
@@ -33,6 +37,11 @@ def greeting(deployment: Deployment) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def joined(replica: Replica) -> str:
+    """What joins the replica's GPUs, if it is known."""
+    return f" (slowest link {replica.worst_link})" if replica.worst_link else ""
 
 
 def _example(deployment: Deployment) -> list[str]:
