@@ -53,10 +53,9 @@ class Lease:
         self._prefill = self._pool.begin_prefill(member, self._tokens, stream=facts.stream)
         member.requests += 1
         member.sequences += facts.sequences
-        self._pool.filled(member)
-        self._pool.load_changed()
         if facts.blocks:
-            self._pool.sent(member, facts.blocks)
+            member.remembered.add(facts.blocks)
+        self._pool.begun(member, facts.blocks)
         return self
 
     def answering(self) -> None:
@@ -64,7 +63,7 @@ class Lease:
         if self._prefill.alone_since:
             self._pool.read_alone(self.member, self._prefill)
         self._read()
-        self._pool.load_changed()
+        self._pool.less_in_flight()
 
     def answer_lines(self) -> bytes:
         """The header lines that tell a client who answers it, and why."""
@@ -109,10 +108,12 @@ class Pool:
         """Called when there may be room at an endpoint again."""
         self._in_line = 0
         """Of how many other processes requests wait for room."""
-        self.on_load: Callable[[], None] | None = None
-        """Called when what is in flight from here has changed."""
-        self.on_sent: Callable[[Member, list[int]], None] | None = None
+        self.on_look: Callable[[], None] | None = None
+        """Called before a decision: what other processes have said is to be taken in."""
+        self.on_begin: Callable[[Member, list[int]], None] | None = None
         """Called when an endpoint is sent a prompt of these blocks."""
+        self.on_less: Callable[[], None] | None = None
+        """Called when less is in flight from here."""
         self._available: list[Member] = []
         self._ejected = False
         self.several_models = False
@@ -204,6 +205,8 @@ class Pool:
 
         Those that have as much in flight as they may are among them only if `full`.
         """
+        if self.on_look is not None:
+            self.on_look()
         now = self._clock()
         candidates = self._inside(now) if self._ejected else self._available
         if self._some_full and not full:
@@ -298,16 +301,16 @@ class Pool:
 
     # what others are told, and tell
 
-    def sent(self, member: Member, blocks: list[int]) -> None:
-        """An endpoint is sent a prompt."""
-        member.remembered.add(blocks)
-        if self.on_sent is not None:
-            self.on_sent(member, blocks)
+    def begun(self, member: Member, blocks: list[int]) -> None:
+        """A lease began, for a prompt of these blocks."""
+        self._filled(member)
+        if self.on_begin is not None:
+            self.on_begin(member, blocks)
 
-    def load_changed(self) -> None:
-        """What is in flight from here has changed."""
-        if self.on_load is not None:
-            self.on_load()
+    def less_in_flight(self) -> None:
+        """A prompt has been read, or a lease ended."""
+        if self.on_less is not None:
+            self.on_less()
 
     def end_prefills(self, now: float) -> float | None:
         """Count prompts no longer that should have been read; when that will be so of the next one, if any waits."""
@@ -326,21 +329,20 @@ class Pool:
                 member.sequences += new.sequences - member.elsewhere.sequences
                 member.waiting_tokens += new.waiting_tokens - member.elsewhere.waiting_tokens
                 member.elsewhere = new
-                self.filled(member)
+                self._filled(member)
         self._in_line = in_line
         if self._some_full:
             self.on_room()
 
     # waiting
 
-    def filled(self, member: Member) -> None:
-        """More is in flight at an endpoint than was."""
+    def _filled(self, member: Member) -> None:
         if member.sequences >= self._most_sequences:
             self._some_full = True
 
     def left(self) -> None:
         """A lease ended."""
-        self.load_changed()
+        self.less_in_flight()
         if self._some_full:
             self.on_room()
         if self._awaited and not self.in_flight:

@@ -18,7 +18,10 @@ from dp_vllm_gateway.workers.news import Fact, News, Standing
 from dp_vllm_gateway.workers.place import Place
 
 SPACING_SECONDS: Final = 0.002
-"""What changes is told at once, but no more often than this: a tenth of an engine's step."""
+"""What matters is told at once, but no more often than this: a tenth of an engine's step."""
+
+LATER_SECONDS: Final = 0.02
+"""Within what time that is told which can wait: an engine's step."""
 
 AGAIN_SECONDS: Final = 0.01
 """When it is tried again to tell a worker that had no room."""
@@ -55,7 +58,7 @@ class Gossip:
 
     async def run(self) -> None:
         """Listen, and speak now and then, until cancelled."""
-        self._loop.add_reader(self._place.inbox, self._read)
+        self._loop.add_reader(self._place.inbox, self.listen)
         try:
             while True:
                 self.speak()
@@ -65,17 +68,23 @@ class Gossip:
             self._stop_timer()
 
     def tell(self, fact: Fact, *, to: int | None = None) -> None:
-        """Tell all the others, or one, soon."""
+        """Tell all the others, or one, when this worker speaks next."""
         written = news.written(fact)
         for worker in self._waiting if to is None else (to,):
             self._waiting[worker].extend(written)
-        self.soon()
 
     def forget(self, worker: int) -> None:
         """It is no use to tell that worker what it was to be told."""
         self._waiting[worker].clear()
 
-    def soon(self, seconds: float = 0.0) -> None:
+    def soon(self) -> None:
+        """Speak now, unless this worker has spoken just before."""
+        if self._loop.time() >= self._spoke_at + SPACING_SECONDS:
+            self.speak()
+        else:
+            self.later(0.0)
+
+    def later(self, seconds: float = LATER_SECONDS) -> None:
         """Speak within so many seconds."""
         at = max(self._loop.time() + seconds, self._spoke_at + SPACING_SECONDS)
         if at < self._timer_at:
@@ -90,7 +99,7 @@ class Gossip:
         standing = self._standing()
         for worker in self._waiting:
             if not self._send(worker, standing):
-                self.soon(AGAIN_SECONDS)
+                self.later(AGAIN_SECONDS)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -109,7 +118,8 @@ class Gossip:
             if not waiting:
                 return True
 
-    def _read(self) -> None:
+    def listen(self) -> None:
+        """Take in what has arrived."""
         heard = []
         with contextlib.suppress(BlockingIOError):
             for _ in range(_MOST_AT_ONCE):

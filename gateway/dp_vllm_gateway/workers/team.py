@@ -79,8 +79,9 @@ class Team:
         """What had been counted in this worker's place before it."""
         self._loop = asyncio.get_running_loop()
         self._gossip = Gossip(place, standing=self._standing, hear=self._listen)
-        pool.on_load = self._gossip.soon
-        pool.on_sent = self._tell_sent
+        pool.on_look = self._gossip.listen
+        pool.on_begin = self._tell_begun
+        pool.on_less = self._gossip.later
         homes.on_learned = self._tell_home
         broadcasts.on_change = self._tell_change
 
@@ -103,8 +104,10 @@ class Team:
         """All prefix caches were emptied through this worker."""
         self._tell_now(news.Forgotten())
 
-    def _tell_sent(self, member: Member, blocks: list[int]) -> None:
-        self._gossip.tell(news.Sent(member.name, member.endpoint.incarnation, blocks))
+    def _tell_begun(self, member: Member, blocks: list[int]) -> None:
+        if blocks:
+            self._gossip.tell(news.Sent(member.name, member.endpoint.incarnation, blocks))
+        self._gossip.soon()
 
     def _tell_home(self, response: str, replica: str) -> None:
         self._tell_now(news.Homes({response: replica}))
@@ -121,7 +124,7 @@ class Team:
         now = self._loop.time()
         next_end = self._pool.end_prefills(now)
         if next_end is not None:
-            self._gossip.soon(next_end - now)
+            self._gossip.later(next_end - now)
         pool = self._pool
         loads = tuple(_load(member) for member in pool.members() if member.own != NOWHERE)
         return Standing(pool.generation, pool.in_flight, self._queue.requests, loads)
@@ -138,6 +141,7 @@ class Team:
         for member in self._pool.members():
             if blocks := member.remembered.blocks():
                 self._gossip.tell(news.Sent(member.name, member.endpoint.incarnation, blocks), to=worker)
+        self._gossip.soon()
 
     # what is heard
 
