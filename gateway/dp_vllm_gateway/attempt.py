@@ -133,9 +133,9 @@ class Attempt:
         """Pass a piece through the present way of looking at it."""
         if self._flows and not complete and data.endswith(b"\n\n"):
             for token in self._suspect:
-                if token in data:
+                if data.find(token) >= 0:
                     break
-            else:  # whole events, none of which is more than content: nearly every piece of nearly every stream
+            else:  # whole events, none of which is more than content
                 self._call.chunks += 1
                 self.last = data
                 self._relay.body(data)
@@ -143,6 +143,21 @@ class Attempt:
                     self._wait_for_the_client()
                 return
         self._take(self, data, complete)
+
+    def on_chunk(self, data: bytes) -> bool:
+        """Pass a chunk on as it is framed, if it is whole events, none of which is more than content."""
+        if not self._flows or not data.endswith(b"\n\n\r\n"):
+            return False
+        for token in self._suspect:
+            if data.find(token) >= 0:  # `in` tries bytes for a number first, and takes twice as long
+                return False
+        if not self._relay.framed(data):
+            return False
+        self._call.chunks += 1
+        self.last = data
+        if self._relay.paused:
+            self._wait_for_the_client()
+        return True
 
     def on_eof(self) -> None:
         """Take the end of the connection for the end of the answer, if the answer says the same."""

@@ -28,6 +28,9 @@ class _Exchange:
         if complete and not self.done.done():
             self.done.set_result(Fetched(self._status, b"".join(self._body)))
 
+    def on_chunk(self, data: bytes) -> bool:
+        return False
+
     def on_eof(self) -> None:
         self.on_body(b"", True)
 

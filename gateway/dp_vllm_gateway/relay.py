@@ -116,6 +116,16 @@ class Relay:
         writer.output_size += len(data)
         transport.write(data)
 
+    def framed(self, data: bytes) -> bool:
+        """Send a piece of the body that is one chunk already; False if this body does not go in chunks."""
+        transport = self._protocol.transport
+        writer = self._writer
+        if not writer.chunked or self.bodiless or transport is None:
+            return False
+        writer.output_size += len(data)
+        transport.write(data)
+        return True
+
     def end(self, data: bytes = b"") -> None:
         """Send the last piece and end the body."""
         if self.bodiless or not self._writer.chunked:

@@ -34,6 +34,20 @@ FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 Headers = list[tuple[bytes, bytes]]
 
 
+def _chunk_header(read: int) -> bytes:
+    """How a read of so many bytes begins that is exactly one chunk, if its size has as few digits as it can."""
+    for digits in range(1, 8):
+        size = read - digits - 4
+        if size > 0 and len(f"{size:x}") == digits:
+            return b"%x\r\n" % size
+    return b"\0"
+
+
+CHUNK_HEADERS: Final = tuple(map(_chunk_header, range(2048)))
+"""By the length of what was read. Nearly every event of nearly every stream comes as one chunk, in one read: it is
+recognised by this, and goes on as it is, without being parsed and framed anew."""
+
+
 class UpstreamError(Exception):
     """The exchange failed: the engine's connection is gone or what it said is not HTTP."""
 
@@ -51,6 +65,9 @@ class Exchange(Protocol):
     def on_body(self, data: bytes, complete: bool) -> None:
         """Some of the body, decoded from its framing; `data` may be empty when `complete`."""
 
+    def on_chunk(self, data: bytes) -> bool:
+        """What was read is one chunk of the body, still framed; whether it was taken. If not, `on_body` follows."""
+
     def on_eof(self) -> None:
         """The engine closed the connection, and nothing but that tells where the body ends: there, or it was cut."""
 
@@ -58,10 +75,15 @@ class Exchange(Protocol):
         """No more will come, and the answer is not complete."""
 
 
+_HEADERS: Final = len(CHUNK_HEADERS)
+
+
 class Connection(asyncio.Protocol):
     """One connection to an engine, serving one exchange at a time."""
 
     __slots__ = (
+        "_between_chunks",
+        "_chunk_ended",
         "_complete",
         "_exchange",
         "_head_bytes",
@@ -88,6 +110,8 @@ class Connection(asyncio.Protocol):
         self._pieces = 0
         self.on_body = self._out.append  # llhttp calls it with each piece of a body: without a function of ours between
         self._complete = False
+        self._between_chunks = False
+        """The last read ended with a whole chunk of a body: the next one is to begin."""
         self._parser = httptools.HttpResponseParser(self)
         self.closed = False
         self.idle_since = 0.0
@@ -109,6 +133,7 @@ class Connection(asyncio.Protocol):
         self._headers: Headers = []
         self._head_bytes = 0
         self._head_done = False
+        self._between_chunks = self._chunk_ended = False
         self._complete = False
         self._keep_open = False
         self.transport.write(request)
@@ -130,6 +155,16 @@ class Connection(asyncio.Protocol):
         if exchange is None:  # idle: nothing was asked
             self.close()
             return
+        if self._between_chunks:
+            length = len(data)
+            if (
+                length < _HEADERS
+                and data.startswith(CHUNK_HEADERS[length])
+                and data.endswith(b"\r\n")
+                and exchange.on_chunk(data)
+            ):
+                return
+            self._between_chunks = False
         if not self._head_done:
             self._head_bytes += len(data)
         try:
@@ -144,6 +179,7 @@ class Connection(asyncio.Protocol):
         if self._complete or len(self._out) != 1:
             self._pass_on(exchange)
         else:
+            self._between_chunks = self._chunk_ended and data.endswith(b"\r\n")
             exchange.on_body(self._out.pop(), False)
 
     def _pass_on(self, exchange: Exchange) -> None:
@@ -209,6 +245,12 @@ class Connection(asyncio.Protocol):
         if self._to_head:
             self._pieces = 0
             self._complete = True  # the parser waits for a body that will not come: the connection is not used again
+
+    def on_chunk_header(self) -> None:
+        self._chunk_ended = False
+
+    def on_chunk_complete(self) -> None:
+        self._chunk_ended = True
 
     def on_message_complete(self) -> None:
         if self._complete:  # what followed the answer to a HEAD

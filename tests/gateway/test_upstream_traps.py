@@ -269,6 +269,9 @@ class Listener:
     def on_head(self, status: int, headers: Headers) -> None:
         pass
 
+    def on_chunk(self, data: bytes) -> bool:
+        return False
+
     def on_body(self, data: bytes, complete: bool) -> None:
         self.ended = self.ended or complete
 
