@@ -55,7 +55,7 @@ class Lease:
         member.sequences += facts.sequences
         if facts.blocks:
             member.remembered.add(facts.blocks)
-        self._pool.begun(member, facts.blocks)
+        self._pool.begun(member, facts.blocks, self._tokens)
         return self
 
     def answering(self) -> None:
@@ -110,8 +110,8 @@ class Pool:
         """Of how many other processes requests wait for room."""
         self.on_look: Callable[[], None] | None = None
         """Called before a decision: what other processes have said is to be taken in."""
-        self.on_begin: Callable[[Member, list[int]], None] | None = None
-        """Called when an endpoint is sent a prompt of these blocks."""
+        self.on_begin: Callable[[Member, list[int], int], None] | None = None
+        """Called when an endpoint is sent a prompt of these blocks, of which it has to read so many tokens."""
         self.on_less: Callable[[], None] | None = None
         """Called when less is in flight from here."""
         self._available: list[Member] = []
@@ -301,11 +301,11 @@ class Pool:
 
     # what others are told, and tell
 
-    def begun(self, member: Member, blocks: list[int]) -> None:
-        """A lease began, for a prompt of these blocks."""
+    def begun(self, member: Member, blocks: list[int], tokens: int) -> None:
+        """A lease began, for a prompt of these blocks, of which so many tokens are to be read."""
         self._filled(member)
         if self.on_begin is not None:
-            self.on_begin(member, blocks)
+            self.on_begin(member, blocks, tokens)
 
     def less_in_flight(self) -> None:
         """A prompt has been read, or a lease ended."""

@@ -18,7 +18,7 @@ from dp_vllm_gateway.workers.news import Fact, News, Standing
 from dp_vllm_gateway.workers.place import Place
 
 SPACING_SECONDS: Final = 0.002
-"""What matters is told at once, but no more often than this: a tenth of an engine's step."""
+"""What is told soon is told no more often than this: a tenth of an engine's step."""
 
 LATER_SECONDS: Final = 0.02
 """Within what time that is told which can wait: an engine's step."""

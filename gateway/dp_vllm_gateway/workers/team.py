@@ -13,6 +13,7 @@ from dp_vllm_gateway.lasting import Change
 from dp_vllm_gateway.member import NOWHERE, Member
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.queue import Queue
+from dp_vllm_gateway.routing.load import STEP_SECONDS
 from dp_vllm_gateway.workers import news, sums
 from dp_vllm_gateway.workers.gossip import Gossip
 from dp_vllm_gateway.workers.news import Fact, News, Standing
@@ -104,10 +105,14 @@ class Team:
         """All prefix caches were emptied through this worker."""
         self._tell_now(news.Forgotten())
 
-    def _tell_begun(self, member: Member, blocks: list[int]) -> None:
+    def _tell_begun(self, member: Member, blocks: list[int], tokens: int) -> None:
+        """What an engine reads for longer than a step, the others know before their next decision."""
         if blocks:
             self._gossip.tell(news.Sent(member.name, member.endpoint.incarnation, blocks))
-        self._gossip.soon()
+        if tokens > member.tokens_per_second * STEP_SECONDS:
+            self._gossip.speak()
+        else:
+            self._gossip.soon()
 
     def _tell_home(self, response: str, replica: str) -> None:
         self._tell_now(news.Homes({response: replica}))
