@@ -108,8 +108,8 @@ class Pool:
         """Called when there may be room at an endpoint again."""
         self._in_line = 0
         """Of how many other processes requests wait for room."""
-        self.on_look: Callable[[], None] | None = None
-        """Called before a decision: what other processes have said is to be taken in."""
+        self.on_look: Callable[[Facts], None] | None = None
+        """Called before a decision for such a request: what other processes have said may be taken in."""
         self.on_begin: Callable[[Member, list[int], int], None] | None = None
         """Called when an endpoint is sent a prompt of these blocks, of which it has to read so many tokens."""
         self.on_less: Callable[[], None] | None = None
@@ -206,7 +206,7 @@ class Pool:
         Those that have as much in flight as they may are among them only if `full`.
         """
         if self.on_look is not None:
-            self.on_look()
+            self.on_look(facts)
         now = self._clock()
         candidates = self._inside(now) if self._ejected else self._available
         if self._some_full and not full:

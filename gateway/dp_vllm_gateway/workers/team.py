@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dp_vllm_gateway.broadcast import Broadcasts
+from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.homes import Homes
 from dp_vllm_gateway.lasting import Change
 from dp_vllm_gateway.member import NOWHERE, Member
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.queue import Queue
-from dp_vllm_gateway.routing.load import STEP_SECONDS
+from dp_vllm_gateway.routing.load import PREFILL_TOKENS_PER_SECOND, STEP_SECONDS
 from dp_vllm_gateway.workers import news, sums
 from dp_vllm_gateway.workers.gossip import Gossip
 from dp_vllm_gateway.workers.news import Fact, News, Standing
@@ -27,6 +28,9 @@ LOOK_SECONDS: Final = 0.5
 """How often it is looked who has fallen silent."""
 
 HOMES_AT_ONCE: Final = 1_000
+
+LONG_TOKENS: Final = int(PREFILL_TOKENS_PER_SECOND * STEP_SECONDS)
+"""A longer prompt takes an engine more than a step: two of them should not go to one replica by mistake."""
 
 METRICS: Final = "metrics"
 DECISIONS: Final = "decisions"
@@ -80,7 +84,7 @@ class Team:
         """What had been counted in this worker's place before it."""
         self._loop = asyncio.get_running_loop()
         self._gossip = Gossip(place, standing=self._standing, hear=self._listen)
-        pool.on_look = self._gossip.listen
+        pool.on_look = self._listen_before
         pool.on_begin = self._tell_begun
         pool.on_less = self._gossip.later
         homes.on_learned = self._tell_home
@@ -106,10 +110,10 @@ class Team:
         self._tell_now(news.Forgotten())
 
     def _tell_begun(self, member: Member, blocks: list[int], tokens: int) -> None:
-        """What an engine reads for longer than a step, the others know before their next decision."""
+        """Of a long prompt the others know before their next decision, as they listen before it."""
         if blocks:
             self._gossip.tell(news.Sent(member.name, member.endpoint.incarnation, blocks))
-        if tokens > member.tokens_per_second * STEP_SECONDS:
+        if tokens > LONG_TOKENS:
             self._gossip.speak()
         else:
             self._gossip.soon()
@@ -149,6 +153,11 @@ class Team:
         self._gossip.soon()
 
     # what is heard
+
+    def _listen_before(self, facts: Facts) -> None:
+        """Before a decision for a long prompt hear what others have just said; for a short one it is near enough."""
+        if facts.tokens > LONG_TOKENS:
+            self._gossip.listen()
 
     def _listen(self, heard: Sequence[News]) -> None:
         now = self._loop.time()
