@@ -1,7 +1,8 @@
 """Carries what workers tell each other, in datagrams on unix sockets. It knows nothing of what they mean.
 
-Facts of one moment go together, and with them how the worker stands. A datagram that has been sent arrives, even at a
-worker that is started anew in the place of one that died; one for which there is no room is sent later.
+Facts of one moment go together, and with them how the worker stands. A datagram that has been sent arrives; one for
+which there is no room is sent later. One that was not heard, since this worker began or since it died, is told no more
+than that this worker is there.
 """
 
 import asyncio
@@ -49,7 +50,8 @@ class Gossip:
         self._place = place
         self._standing = standing
         self._hear = hear
-        self._waiting = {worker: deque[msgspec.Raw](maxlen=MOST_WAITING) for worker in place.others}
+        self._waiting: dict[int, deque[msgspec.Raw]] = {}
+        """What each of the others that is there is yet to be told."""
         self._loop = asyncio.get_running_loop()
         self._buffer = bytearray(1 << 18)
         self._timer: asyncio.TimerHandle | None = None
@@ -62,20 +64,32 @@ class Gossip:
         try:
             while True:
                 self.speak()
+                self._greet()
                 await asyncio.sleep(TICK_SECONDS)
         finally:
             self._loop.remove_reader(self._place.inbox)
             self._stop_timer()
+
+    def join(self) -> None:
+        """Begin: what was told to a former life is not read, and all that are there are told of this one."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._place.inbox.recv_into(self._buffer)
+        self._greet()
+
+    def meet(self, worker: int) -> None:
+        """A worker is there: it is told things from now on."""
+        self._waiting.setdefault(worker, deque(maxlen=MOST_WAITING))
+
+    def leave(self, worker: int) -> None:
+        """A worker is no more."""
+        self._waiting.pop(worker, None)
 
     def tell(self, fact: Fact, *, to: int | None = None) -> None:
         """Tell all the others, or one, when this worker speaks next."""
         written = news.written(fact)
         for worker in self._waiting if to is None else (to,):
             self._waiting[worker].extend(written)
-
-    def forget(self, worker: int) -> None:
-        """It is no use to tell that worker what it was to be told."""
-        self._waiting[worker].clear()
 
     def soon(self) -> None:
         """Speak now, unless this worker has spoken just before."""
@@ -100,6 +114,14 @@ class Gossip:
         for worker in self._waiting:
             if not self._send(worker, standing):
                 self.later(AGAIN_SECONDS)
+
+    def _greet(self) -> None:
+        """Tell those who were not heard yet that this worker is there."""
+        data = news.datagram(self._place.number, self._standing(), news.written(news.Joined()))
+        for worker, socket in self._place.others.items():
+            if worker not in self._waiting:
+                with contextlib.suppress(OSError):  # no room: nobody reads it now
+                    socket.send(data)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -66,7 +66,7 @@ class Changed(msgspec.Struct, frozen=True, array_like=True, tag="changed", gc=Fa
 
 
 class Joined(msgspec.Struct, frozen=True, array_like=True, tag="joined", gc=False):
-    """The worker that tells this is new and knows nothing."""
+    """The worker that tells this has not heard the one that is told: it is new, or that one is."""
 
 
 class Died(msgspec.Struct, frozen=True, array_like=True, tag="died", gc=False):

@@ -112,7 +112,7 @@ def state(own: GatewayState, others: Sequence[Standing]) -> GatewayState:
                 )
     return replace(
         own,
-        generation=min(own.generation, *(standing.generation for standing in others)) if others else own.generation,
+        generation=min([own.generation, *(standing.generation for standing in others)]),
         in_flight=own.in_flight + sum(standing.in_flight for standing in others),
         queued=own.queued + sum(standing.queued for standing in others),
         replicas=replicas,

@@ -100,8 +100,7 @@ class Team:
 
     def join(self) -> None:
         """Say that this worker begins: the others tell it what they know."""
-        self._gossip.tell(news.Joined())
-        self._gossip.speak()
+        self._gossip.join()
 
     # what is told
 
@@ -164,6 +163,7 @@ class Team:
         for each in heard:
             if each.standing is not None:
                 self._others.hear(each.worker, each.standing, now)
+                self._gossip.meet(each.worker)
             parts = self._parts.get(each.worker)
             for fact in parts.whole(each.facts) if parts else each.facts:
                 self._take(each.worker, fact)
@@ -203,7 +203,7 @@ class Team:
 
     def _bury(self, worker: int) -> None:
         self._others.died(worker)
-        self._gossip.forget(worker)
+        self._gossip.leave(worker)
         for question in self._questions.values():
             question.give_up(worker)
 
