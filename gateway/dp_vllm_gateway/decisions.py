@@ -17,6 +17,10 @@ from dp_vllm_gateway.routing.router import Choice, View, seconds_of
 MOST: Final = 256
 """Decisions that are kept; the oldest goes first. A replica that is gone is kept with the decisions that saw it."""
 
+MOST_PER_SECOND: Final = 200.0
+"""Where there are more for long, some are left out: what a decision saw costs as much as the decision, and the last ones
+kept would all be of one moment."""
+
 LONGEST: Final = 100
 """Characters of a model's name, which the client chooses."""
 
@@ -67,6 +71,18 @@ class Decisions:
 
     def __init__(self) -> None:
         self._kept: deque[_Kept] = deque(maxlen=MOST)
+        self._room = float(MOST)
+        self._since = 0.0
+
+    def wants(self, now: float) -> bool:
+        """Whether the next decision is to be kept. `now` in seconds of a monotonic clock."""
+        room = self._room + (now - self._since) * MOST_PER_SECOND
+        self._since = now
+        if room < 1:
+            self._room = room
+            return False
+        self._room = min(room, MOST) - 1
+        return True
 
     def record(self, now: float, call: Call, facts: Facts, choice: Choice[Member]) -> None:
         """Keep the decision for the attempt that `call` is at. `now` is the wall clock, in seconds."""

@@ -11,7 +11,7 @@ import xxhash
 
 from dp_vllm.policy import Policy
 from dp_vllm_gateway.routing.blocks import BLOCK_BYTES, blocks_of
-from dp_vllm_gateway.routing.prompt import Prompt, PromptFields, prompt_of
+from dp_vllm_gateway.routing.prompt import Prompt, PromptFields, prompt_of, tokens_of
 
 
 class Facts(msgspec.Struct, frozen=True, gc=False):
@@ -37,6 +37,19 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
 
 class BadJson(ValueError):
     """The body is no JSON; the message says where it stops being one."""
+
+
+class _Short(msgspec.Struct):
+    """What is read where nothing is to be compared with other prompts."""
+
+    model: str | None = None
+    stream: bool | None = None
+    n: int | None = None
+    previous_response_id: str | None = None
+    priority: int | None = None
+    prompt_cache_key: str | None = None
+    user: str | None = None
+    prompt: msgspec.Raw = msgspec.Raw()
 
 
 class _Body(PromptFields):
@@ -70,6 +83,7 @@ class _Untyped(PromptFields):
 _UNREADABLE: Final = (ValueError, RecursionError)
 """What reading raises. msgspec's own errors are ValueErrors, and so is that of bad UTF-8, which is none of its own."""
 
+_SHORT: Final = msgspec.json.Decoder(_Short)
 _BODY: Final = msgspec.json.Decoder(_Body)
 _UNTYPED: Final = msgspec.json.Decoder(_Untyped)
 
@@ -79,27 +93,36 @@ def facts_of(body: bytes, policy: Policy = Policy.LEAST_LOAD, session: bytes | N
 
     Raises BadJson if neither msgspec nor the standard library's more lenient reader takes it.
     """
+    if len(body) < BLOCK_BYTES or policy not in _COMPARING:
+        try:
+            short = _SHORT.decode(body)
+        except _UNREADABLE:
+            pass  # more patiently below
+        else:
+            if policy is not Policy.CONSISTENT_HASH and bytes(memoryview(short.prompt)[:1]) != b"[":
+                return _facts(short, Prompt(b"", b"", tokens_of(body)), affinity=_session(short, policy, session))
     fields = _fields(body)
-    n = fields.n if fields.n is not None and fields.n > 0 else 1
     prompt = prompt_of(fields, fields.model, body)
-    blocks: list[int] = []
-    block_tokens, affinity = 0.0, 0
     if policy is Policy.PREFIX:
-        blocks = blocks_of(prompt.text, prompt.seed)
-        if blocks:
-            block_tokens = prompt.tokens * BLOCK_BYTES / len(prompt.text)
-    elif policy is Policy.CONSISTENT_HASH:
-        affinity = _beginning(prompt)
-    elif policy is Policy.SESSION:
-        affinity = _session(fields, session)
+        return _facts(fields, prompt, blocks=blocks_of(prompt.text, prompt.seed))
+    affinity = _beginning(prompt) if policy is Policy.CONSISTENT_HASH else _session(fields, policy, session)
+    return _facts(fields, prompt, affinity=affinity)
+
+
+_COMPARING: Final = (Policy.PREFIX, Policy.CONSISTENT_HASH)
+"""Policies that compare prompts."""
+
+
+def _facts(fields: _Short | _Body, prompt: Prompt, *, blocks: list[int] | None = None, affinity: int = 0) -> Facts:
+    n = fields.n if fields.n is not None and fields.n > 0 else 1
     return Facts(
         fields.model,
         bool(fields.stream),
         n * prompt.count,
         prompt.tokens,
         fields.previous_response_id,
-        blocks,
-        block_tokens,
+        blocks or [],
+        prompt.tokens * BLOCK_BYTES / len(prompt.text) if blocks else 0.0,
         fields.priority or 0,
         affinity,
     )
@@ -110,7 +133,9 @@ def _beginning(prompt: Prompt) -> int:
     return xxhash.xxh3_64_intdigest(prompt.text[:BLOCK_BYTES] + prompt.seed) or 1
 
 
-def _session(fields: _Body, session: bytes | None) -> int:
+def _session(fields: _Short | _Body, policy: Policy, session: bytes | None) -> int:
+    if policy is not Policy.SESSION:
+        return 0
     named = session or (fields.prompt_cache_key or fields.user or "").encode("utf-8", "replace")
     return (xxhash.xxh3_64_intdigest(named) or 1) if named else 0
 

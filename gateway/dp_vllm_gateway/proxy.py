@@ -80,7 +80,8 @@ class Proxy:
             tried.append(member.name)
             call.attempts += 1
             call.replica = member.name
-            self.decisions.record(time.time(), call, out.facts, choice)
+            if choice.views:
+                self.decisions.record(time.time(), call, out.facts, choice)
             with self._pool.lease(member, out.facts, reason=choice.reason, cached_tokens=choice.cached_tokens) as lease:
                 outcome = await self._attempt(out, lease, relay, call)
                 failed = self._settle(out, lease, outcome, relay, call)
@@ -126,7 +127,8 @@ class Proxy:
         if not tried and (home := self._home(out)):
             return Choice(home, "home", views=views([home]))
         facts = out.facts
-        choice = self._router.choose(self._pool.candidates(facts, tried, full=bool(tried)), facts)
+        watched = self.decisions.wants(self._loop.time())
+        choice = self._router.choose(self._pool.candidates(facts, tried, full=bool(tried)), facts, watched=watched)
         if choice is not None or self._pool.candidates(facts, tried, full=True):
             return choice
         raise refusals.for_failure(failed, tried[-1]) if failed else refusals.none_fits(self._pool, out.facts)

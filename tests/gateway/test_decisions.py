@@ -17,7 +17,7 @@ from watched import Gateway, gateway
 from dp_vllm.endpoints import Endpoint, EndpointSet
 from dp_vllm.policy import PREFIX_WEIGHT, Policy
 from dp_vllm_gateway.call import Call
-from dp_vllm_gateway.decisions import LONGEST, MOST, Decision, Decisions
+from dp_vllm_gateway.decisions import LONGEST, MOST, MOST_PER_SECOND, Decision, Decisions
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.member import Seen
 from dp_vllm_gateway.pool import Pool
@@ -209,7 +209,7 @@ def decided(policy: Policy) -> Decision:
     """A decision, told after the loads that it saw have changed."""
     pool = asyncio.run(_pool())
     router, kept = Router(policy, rng=random.Random(1)), Decisions()
-    choice = router.choose(pool.candidates(FACTS), FACTS)
+    choice = router.choose(pool.candidates(FACTS), FACTS, watched=True)
     assert choice is not None
     kept.record(12.5, Call("a", "POST", "/", 0.0, attempts=1), FACTS, choice)
     with pool.lease(choice.picked, FACTS):
@@ -227,3 +227,11 @@ def test_whatever_the_policy_its_candidates_are_told(policy: Policy) -> None:
         assert (candidate.in_flight, candidate.expected_wait_seconds, candidate.handicap) == (0, 0.0, 0)
         compared = (candidate.cached_tokens, candidate.cost_seconds)
         assert compared == ((0, 0.0) if policy is Policy.PREFIX else (None, None))
+
+
+def test_of_very_many_decisions_some_are_left_out() -> None:
+    kept = Decisions()
+    assert sum(kept.wants(5.0) for _ in range(10_000)) == MOST, "a burst is kept whole"
+    in_a_second = sum(kept.wants(5.0 + number / 10_000) for number in range(10_000))
+    assert in_a_second == pytest.approx(MOST_PER_SECOND, abs=2)
+    assert all(kept.wants(100.0 + number / 100) for number in range(1000)), "as many as most gateways ever have"

@@ -58,9 +58,14 @@ def prompt_of(fields: PromptFields, model: str | None, body: bytes) -> Prompt:
         return Prompt(listed, seed, tokens, count)
     text = b"".join((fields.tools, fields.system, fields.instructions, fields.messages, fields.input, listed))
     if not text:
-        return Prompt(b"", seed, len(_without_files(body)) // BYTES_PER_TOKEN)
+        return Prompt(b"", seed, tokens_of(body))
     text = _without_files(text)
     return Prompt(text, seed, len(text) // BYTES_PER_TOKEN)
+
+
+def tokens_of(body: bytes) -> int:
+    """Of a body all of which counts as text: what is not prompt in it is short."""
+    return len(_without_files(body)) // BYTES_PER_TOKEN
 
 
 def _without_files(text: bytes) -> bytes:

@@ -19,8 +19,10 @@ After Mirrokni, Thorup, Zadimoghaddam: Consistent Hashing with Bounded Loads (20
 _MOST_SEQUENCES: Final = 1 << 32
 """More than an engine can have: one step of waiting outweighs any number of sequences."""
 
-Candidate = TypeVar("Candidate", bound=Load)
+_PREFIX: Final = Policy.PREFIX
+_LEAST_LOAD: Final = Policy.LEAST_LOAD
 
+Candidate = TypeVar("Candidate", bound=Load)
 
 View = tuple[Load, int, float, int, int]
 """What one decision saw of one endpoint, whose load will have changed when somebody asks why: the endpoint, its waiting
@@ -36,7 +38,7 @@ class Choice(msgspec.Struct, Generic[Candidate], frozen=True, gc=False):
     cached_tokens: int = 0
     """Of the prompt's tokens, those that the endpoint's cache is taken to hold."""
     views: Sequence[View] = ()
-    """The endpoints that were compared."""
+    """The endpoints that were compared, if somebody wants to know."""
     depths: Sequence[int] = ()
     """How many blocks of the prompt the cache of each is taken to hold, if prompts were compared."""
     costs: Sequence[int] = ()
@@ -52,26 +54,41 @@ class Router:
         self._rng = rng
         self._turn = 0
 
-    def choose(self, candidates: Sequence[Candidate], facts: Facts) -> Choice[Candidate] | None:
-        """Choose from `candidates`, all of them available; None if there are none. Ties take turns."""
+    def choose(
+        self, candidates: Sequence[Candidate], facts: Facts, *, watched: bool = False
+    ) -> Choice[Candidate] | None:
+        """Choose from `candidates`, all of them available; None if there are none. Ties take turns.
+
+        If it is `watched`, the choice has what it saw.
+        """
         if not candidates:
             return None
         turn = self._turn
         self._turn += 1
-        match self._policy:
-            case Policy.PREFIX if facts.blocks:
-                return by_prefix(candidates, facts, self._prefix_weight, turn)
+        policy = self._policy
+        if facts.blocks and policy is _PREFIX:
+            return by_prefix(candidates, facts, self._prefix_weight, turn, watched=watched)
+        if policy is _PREFIX or policy is _LEAST_LOAD:
+            return Choice(by_turn(least(candidates), turn), "least-load", views=views(candidates) if watched else ())
+        return self._by_other(policy, candidates, facts, turn, watched=watched)
+
+    def _by_other(
+        self, policy: Policy, candidates: Sequence[Candidate], facts: Facts, turn: int, *, watched: bool
+    ) -> Choice[Candidate]:
+        reason = policy.value
+        match policy:
             case Policy.ROUND_ROBIN:
-                return Choice(candidates[turn % len(candidates)], "round-robin", views=views(candidates))
+                picked = by_turn(candidates, turn)
             case Policy.POWER_OF_TWO:
-                two = self._rng.sample(candidates, min(2, len(candidates)))
-                return Choice(by_turn(least(two), turn), "power-of-two", views=views(two))
+                candidates = self._rng.sample(candidates, min(2, len(candidates)))
+                picked = by_turn(least(candidates), turn)
             case Policy.SESSION if facts.affinity:
                 picked = max(candidates, key=lambda it: affinity(it, facts))
-                return Choice(picked, "session", views=views(candidates))
             case Policy.CONSISTENT_HASH if facts.affinity:
-                return bounded(candidates, facts)
-        return Choice(by_turn(least(candidates), turn), "least-load", views=views(candidates))
+                picked = bounded(candidates, facts)
+            case _:
+                picked, reason = by_turn(least(candidates), turn), "least-load"
+        return Choice(picked, reason, views=views(candidates) if watched else ())
 
 
 def views(candidates: Sequence[Load]) -> list[View]:
@@ -98,7 +115,9 @@ def least(candidates: Sequence[Candidate]) -> list[Candidate]:
     return _those(candidates, loads)
 
 
-def by_prefix(candidates: Sequence[Candidate], facts: Facts, weight: float, turn: int) -> Choice[Candidate]:
+def by_prefix(
+    candidates: Sequence[Candidate], facts: Facts, weight: float, turn: int, *, watched: bool
+) -> Choice[Candidate]:
     """The one with the least `expected wait - weight x prefill time saved`, in steps, and one for each sequence there.
 
     What one more sequence costs is a slower step for each token of the answers (docs/adr/0009).
@@ -113,18 +132,18 @@ def by_prefix(candidates: Sequence[Candidate], facts: Facts, weight: float, turn
     ]
     picked = by_turn(_those(candidates, costs), turn)
     depth = depths[candidates.index(picked)]
-    if not depth:
-        return Choice(picked, "least-load", 0, views(candidates), depths, costs)
     cached = int(depth * facts.block_tokens)
-    return Choice(picked, f"prefix {cached / facts.tokens:.2f}", cached, views(candidates), depths, costs)
+    reason = f"prefix {cached / facts.tokens:.2f}" if depth else "least-load"
+    return (
+        Choice(picked, reason, cached, views(candidates), depths, costs) if watched else Choice(picked, reason, cached)
+    )
 
 
-def bounded(candidates: Sequence[Candidate], facts: Facts) -> Choice[Candidate]:
+def bounded(candidates: Sequence[Candidate], facts: Facts) -> Candidate:
     """The first in this prompt's own order of all endpoints that has no more than its share in flight."""
     allowed = BOUND * (sum(it.sequences for it in candidates) + facts.sequences) / len(candidates)
     light = [it for it in candidates if it.sequences <= allowed]
-    picked = max(light or candidates, key=lambda it: affinity(it, facts))
-    return Choice(picked, "consistent-hash", views=views(candidates))
+    return max(light or candidates, key=lambda it: affinity(it, facts))
 
 
 def affinity(candidate: Load, facts: Facts) -> int:

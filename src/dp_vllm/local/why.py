@@ -50,7 +50,7 @@ class Decision:
 
 
 _COST: Final = (
-    "cost: the wait, less --prefix-weight times what the cached tokens save, and a little for each sequence in flight.",
+    "cost: the wait, less --prefix-weight times what the cached tokens save, and a step for each sequence in flight.",
     "The least wins, then the fewest in flight. It is counted in an engine's steps: what differs by less is equal.",
 )
 
