@@ -18,8 +18,8 @@ MOST: Final = 256
 """Decisions that are kept; the oldest goes first. A replica that is gone is kept with the decisions that saw it."""
 
 MOST_PER_SECOND: Final = 200.0
-"""Where there are more for long, some are left out: what a decision saw costs as much as the decision, and the last ones
-kept would all be of one moment."""
+"""Where there are more for long, some are left out: what a decision saw costs as much as the decision, and the last
+ones kept would all be of one moment."""
 
 LONGEST: Final = 100
 """Characters of a model's name, which the client chooses."""
