@@ -16,6 +16,7 @@ import click
 
 from dp_vllm import log_format, names
 from dp_vllm.errors import BadSettings, DpVllmError, UserError
+from dp_vllm.number import Number
 from dp_vllm.policy import DEFAULT_POLICY, PREFIX_WEIGHT, Policy
 from dp_vllm_gateway.config import Cors, GatewayConfig, KubernetesModel, Limits, Tls, divided
 from dp_vllm_gateway.discovery import static
@@ -51,7 +52,7 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
     """An option for each of `Limits`: `first_byte_seconds` is `--first-byte-seconds`."""
     for limit in reversed(dataclasses.fields(Limits)):
         flag = "--" + limit.name.replace("_", "-")
-        kind = click.FloatRange(0, min_open=True) if isinstance(limit.default, float) else click.IntRange(1)
+        kind = Number(0, min_open=True) if isinstance(limit.default, float) else click.IntRange(1)
         unit, said = limit.name.rpartition("_")[2].upper(), limit.metadata["said"]
         option = click.option(flag, type=kind, default=limit.default, show_default=True, metavar=unit, help=said)
         command = option(command)
@@ -79,7 +80,7 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option(
     "--prefix-weight",
-    type=click.FloatRange(0, 1000),
+    type=Number(0, 1000),
     default=PREFIX_WEIGHT,
     show_default=True,
     help="Seconds of waiting that a second of saved prefill is worth, with --policy prefix.",
@@ -107,7 +108,7 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--allow-credentials", is_flag=True)
 @click.option("--disable-fastapi-docs", is_flag=True, help="No /docs and /openapi.json.")
 @click.option("--allow-unsafe-routes", is_flag=True, help="Pass on routes that change one replica of many.")
-@click.option("--shutdown-timeout", type=click.FloatRange(0), default=5.0, show_default=True, metavar="SECONDS")
+@click.option("--shutdown-timeout", type=Number(0), default=5.0, show_default=True, metavar="SECONDS")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--no-access-log", is_flag=True, help="No line for each request.")
 @_limit_options

@@ -347,6 +347,8 @@ def test_without_keys_every_request_is_refused_until_there_are_some(
         (("--kubernetes-model", "m", "--replica", "http://x:1"), "in one way"),
         (("--replica", "http://x:1", "--namespace", "n"), "--namespace needs --kubernetes-model"),
         (("--kubernetes-model", "M/x"), "--kubernetes-model 'M/x' is not allowed"),
+        (("--replica", "http://x:1", "--prefix-weight", "nan"), "'--prefix-weight': 'nan' is not a number"),
+        (("--replica", "http://x:1", "--queue-seconds", "nan"), "'--queue-seconds': 'nan' is not a number"),
         (("--kubernetes-model", "m", "--namespace", "../x"), "--namespace '../x' is not allowed"),
     ],
 )

@@ -70,8 +70,9 @@ def test_the_gateway_knows_every_word_that_it_is_told(tmp_path: Path) -> None:
     values = {"PATH": str(certificate), "JSON": '["*"]', "LIST": "ALL", "0|1|2": "1", "text|json": "json"}
     told = [setting for setting in SETTINGS.values() if setting.gateway and setting.name != "--root-path"]
     words = ["--root-path", "/m", "--no-access-log"]
+    by_name = {"--policy": "round-robin", "--gateway-workers": "1"}
     for setting in told:
-        value = values.get(setting.value, "round-robin" if setting.name == "--policy" else "7")
+        value = values.get(setting.value, by_name.get(setting.name, "7"))
         words += [setting.name, value] if setting.value else [setting.name] if setting.default == "no" else []
 
     gateway = deployed(tmp_path, "m", "--engine", "sim", *words).gateway

@@ -232,6 +232,10 @@ def test_the_model_is_found(words: list[str], model: str) -> None:
             ["m", "--api-key", "a", "--api-key-file", "f"],
             "--api-key and --api-key-file: give one of them; the file can hold all keys",
         ),
+        (
+            ["m", "--record", "f", "--gateway-workers", "2"],
+            "--record: only one process can record all requests; leave out --gateway-workers meanwhile",
+        ),
         (["m", "--ssl-keyfile", "k"], "--ssl-keyfile: a key without its certificate; add --ssl-certfile PATH"),
         (
             ["m", "--config", "a.yaml", "--config=b.yaml"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -13,6 +12,7 @@ from typing import Any, Final
 import click
 
 from dp_vllm.errors import BadSettings
+from dp_vllm.number import Number
 from dp_vllm.policy import PREFIX_WEIGHT, Policy
 from dp_vllm.replay import report, source, trace
 from dp_vllm.replay.fleet import Answer, Arrival, Fleet, Sizes, arrivals
@@ -43,17 +43,7 @@ def _policies(context: click.Context, parameter: click.Parameter, given: str | N
     return [known[word] for word in named]
 
 
-class _Number(click.FloatRange):
-    """A range that "nan" is not in, as it is in click's."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = float(super().convert(value, param, ctx))
-        if math.isnan(number):
-            self.fail(f"{value!r} is not a number.", param, ctx)
-        return number
-
-
-_MORE_THAN_0: Final = _Number(1e-6, 1e9)
+_MORE_THAN_0: Final = Number(1e-6, 1e9)
 
 
 @click.command(context_settings={"max_content_width": 100, "show_default": True})
@@ -79,8 +69,8 @@ _MORE_THAN_0: Final = _Number(1e-6, 1e9)
 )
 @click.option("--prefill-tokens-per-second", type=_MORE_THAN_0, default=15_000.0, help="Of each replica.")
 @click.option("--decode-step-seconds", type=_MORE_THAN_0, default=0.02, help="Length of a step.")
-@click.option("--decode-growth-seconds", type=_Number(0, 1e9), default=0.0001, help="For each sequence that decodes.")
-@click.option("--prefix-weight", type=_Number(0, 1000), default=PREFIX_WEIGHT, help="The gateway's.")
+@click.option("--decode-growth-seconds", type=Number(0, 1e9), default=0.0001, help="For each sequence that decodes.")
+@click.option("--prefix-weight", type=Number(0, 1000), default=PREFIX_WEIGHT, help="The gateway's.")
 @click.option("--json", "as_json", is_flag=True, help="All figures, as JSON.")
 def main(**given: Any) -> int:
     """What each policy of the gateway would have made of TRACE: requests in Mooncake's format, as published or as

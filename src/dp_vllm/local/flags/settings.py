@@ -38,6 +38,8 @@ class Settings:
     ssl_keyfile: Path | None = None
     ssl_certfile: Path | None = None
     ssl_ca_certs: Path | None = None
+    gateway_workers: int = 1
+    record: Path | None = None
     shutdown_timeout_seconds: float = 5.0
     name: str | None = None
     log_dir: Path | None = None

@@ -178,6 +178,8 @@ def _demand_whole(settings: Settings) -> None:
         raise BadSettings("--ssl-keyfile: a key without its certificate; add --ssl-certfile PATH")
     if settings.api_key and settings.api_key_file:
         raise BadSettings("--api-key and --api-key-file: give one of them; the file can hold all keys")
+    if settings.record and settings.gateway_workers > 1:
+        raise BadSettings("--record: only one process can record all requests; leave out --gateway-workers meanwhile")
 
 
 def _with_keys(settings: Settings, environ: Mapping[str, str]) -> Settings:
