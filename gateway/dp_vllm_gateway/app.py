@@ -197,7 +197,7 @@ class Gateway:
             id_line = _id_line(call)
             answer_lines = id_line + cors.lines(self._config.cors, incoming.read.get(b"origin"))
             wait_seconds = waiting.seconds_of(incoming.read.get(b"x-dp-vllm-wait"))
-            if wait_seconds and not self._pool.available:
+            if wait_seconds and self._pool.lacks(facts.model):
                 await waiting.for_replica(
                     self._pool, facts, relay, wait_seconds, answer_lines, ending=lambda: self.ending
                 )

@@ -149,7 +149,10 @@ class Pool:
             present = self._members.get(name)
             if present is None:
                 connections = Connections(endpoint.address, connect_seconds=self._connect_seconds)
-                self._members[name] = Member(endpoint, connections, _host(endpoint.address), _answer_line(name))
+                self._members[name] = Member(
+                    *(endpoint, connections, _host(endpoint.address), _answer_line(name)),
+                    models=frozenset(endpoint.models),
+                )
             else:
                 present.endpoint = endpoint
         self.generation = endpoints.generation
@@ -208,28 +211,38 @@ class Pool:
         if self.on_look is not None:
             self.on_look(facts)
         now = self._clock()
-        candidates = self._inside(now) if self._ejected else self._available
+        candidates = self._of_model(facts.model)
+        if self._ejected:
+            candidates = self._inside(candidates, now)
         if self._some_full and not full:
             candidates = self._with_room(candidates)
         for member in candidates:
             if member.prefills:
                 self._end_prefills(member, now)
-        if self.several_models:
-            candidates = [member for member in candidates if facts.model in member.models]
         if tried:
             candidates = [member for member in candidates if member.name not in tried]
         return candidates
 
-    def _inside(self, now: float) -> list[Member]:
-        """The available endpoints less the ejected ones, unless those are too many to be believed."""
-        inside = [member for member in self._available if member.ejected_until <= now]
-        self._ejected = len(inside) < len(self._available)
-        return self._available if len(inside) < len(self._available) * (1 - PANIC_SHARE) else inside
+    def lacks(self, model: str | None) -> bool:
+        """Whether no endpoint can be picked now for a request that names this model, but one may come."""
+        return not self._of_model(model) and (not self.several_models or model in self.models())
+
+    def _of_model(self, model: str | None) -> list[Member]:
+        """The available endpoints that serve the model."""
+        if not self.several_models:
+            return self._available
+        return [member for member in self._available if model in member.models]
+
+    def _inside(self, candidates: list[Member], now: float) -> list[Member]:
+        """These available endpoints less the ejected ones, unless those are too many to be believed."""
+        self._ejected = any(member.ejected_until > now for member in self._available)
+        inside = [member for member in candidates if member.ejected_until <= now]
+        return candidates if len(inside) < len(candidates) * (1 - PANIC_SHARE) else inside
 
     def _with_room(self, candidates: list[Member]) -> list[Member]:
         """Those that may have more. While others wait too, each process leaves them their share."""
         room = [member for member in candidates if member.sequences < self._most_sequences]
-        self._some_full = len(room) < len(candidates)
+        self._some_full = any(member.sequences >= self._most_sequences for member in self._available)
         if self._in_line:
             share = max(1, self._most_sequences // (1 + self._in_line))
             room = [member for member in room if member.own.sequences < share]
@@ -387,14 +400,18 @@ class Pool:
         self._handicap()
 
     def _handicap(self) -> None:
-        """One that has just begun is taken to have as much in flight as the others have on average, ever less of it."""
+        """One that has just begun is taken to have as much in flight as the others have on average, ever less of it.
+
+        The others are those that serve the same model.
+        """
         now = self._clock()
         fresh = [member for member in self._available if member.handicap or self._is_fresh(member, now)]
         if not fresh:
             return
-        others = [member.sequences for member in self._available if not self._is_fresh(member, now)]
-        mean = sum(others) / len(others) if others else 0.0
+        settled = [member for member in self._available if not self._is_fresh(member, now)]
         for member in fresh:
+            others = [m.sequences for m in settled if not self.several_models or m.models == member.models]
+            mean = sum(others) / len(others) if others else 0.0
             left = 1 - (now - member.available_since) / SLOW_START_SECONDS
             member.handicap = max(0, int(mean * left))
 

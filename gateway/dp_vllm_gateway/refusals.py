@@ -58,19 +58,24 @@ def model_unknown(model: str, models: Sequence[str]) -> Refusal:
 
 def none_fits(pool: Pool, facts: Facts) -> Refusal:
     """No endpoint that may be picked serves what the request asks for."""
-    if pool.several_models:
-        models = pool.models()
-        if facts.model is None:
-            return model_missing(models)
-        if facts.model not in models:
-            return model_unknown(facts.model, models)
-    return no_replica(pool)
+    if not pool.several_models:
+        return no_replica(pool)
+    models = pool.models()
+    if facts.model is None:
+        return model_missing(models)
+    if facts.model not in models:
+        return model_unknown(facts.model, models)
+    return no_replica(pool, facts.model)
 
 
-def no_replica(pool: Pool) -> Refusal:
-    """Nothing can be picked now. Says how far each start is, so that a waiting person knows what for."""
-    endpoints = [member.endpoint for member in pool.members()]
-    message = f"no replica is available (0 of {len(endpoints)})" if endpoints else pool.why_none
+def no_replica(pool: Pool, model: str | None = None) -> Refusal:
+    """Nothing can be picked now. Says how far each start is, so that a waiting person knows what for.
+
+    If a model is given, only of the replicas that serve it.
+    """
+    endpoints = [member.endpoint for member in pool.members() if model is None or model in member.models]
+    of_model = "" if model is None else f" of {model}"
+    message = f"no replica{of_model} is available (0 of {len(endpoints)})" if endpoints else pool.why_none
     told = [_told(endpoint) for endpoint in endpoints if endpoint.state is not State.READY or endpoint.message]
     if len(told) > TOLD_MOST:
         told[TOLD_MOST:] = [f"and {len(told) - TOLD_MOST} more"]

@@ -49,7 +49,7 @@ async def for_replica(
         if facts.stream:
             if not relay.begun:
                 relay.head(200, _STREAM_HEAD + answer_lines)
-            comment = _comment(pool)
+            comment = _comment(pool, facts)
             if comment != said or loop.time() - said_at >= COMMENT_SECONDS:
                 relay.body(comment)
                 said, said_at = comment, loop.time()
@@ -60,6 +60,6 @@ async def for_replica(
             continue
 
 
-def _comment(pool: Pool) -> bytes:
-    message = refusals.no_replica(pool).message
+def _comment(pool: Pool, facts: Facts) -> bytes:
+    message = refusals.none_fits(pool, facts).message
     return b": " + message.replace("\n", " ").encode() + b"\n\n"

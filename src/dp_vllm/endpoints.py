@@ -38,6 +38,8 @@ class Endpoint:
     state: State = State.READY
     message: str = ""
     """How far the start is, or why the engine is down: a sentence that clients are shown in a 503."""
+    models: tuple[str, ...] = ()
+    """What clients call its model, where that is known beforehand; else the engine is asked."""
 
 
 @dataclass(frozen=True, slots=True)
