@@ -27,7 +27,7 @@ async def never() -> bool:
 
 def child(tmp_path: Path, code: str, gpu_memory: GpuMemory | None = None) -> Child:
     program = Program("test", (sys.executable, "-uc", code), os.environ, tmp_path / "log")
-    keep = Keep(program, Limits(), never, lambda lines: lines[-1] if lines else "", lambda lines: "", None, gpu_memory)
+    keep = Keep(program, Limits(), never, lambda lines: lines[-1] if lines else "", lambda lines: "", "", gpu_memory)
     return Child("0", keep, lambda: None)
 
 

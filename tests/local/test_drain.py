@@ -1,4 +1,4 @@
-"""One replica of a running deployment is ended: only after the gateway has confirmed that it is done with it."""
+"""Replicas of a running deployment end, start again, leave and come: none before the gateway is done with it."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from local.serve_stand_ins import deployment
+from local.serve_stand_ins import deployment, replica
 from programs import free_port, wait_until
 
 from dp_vllm import endpoints
@@ -15,6 +15,7 @@ from dp_vllm.endpoints import State
 from dp_vllm.local import run
 from dp_vllm.local.listen import listening
 from dp_vllm.local.narrator import Narrator
+from dp_vllm.local.plan import Then
 from dp_vllm.local.run_directory import RunDirectory
 from dp_vllm.local.supervisor import Supervisor
 
@@ -28,6 +29,12 @@ class Served:
 
     def states(self) -> list[State]:
         return [endpoint.state for endpoint in endpoints.read(self.directory.endpoints).endpoints]
+
+    def lives(self) -> list[tuple[str, str, State]]:
+        """Name, incarnation and state of each replica."""
+        return [
+            (each.name, each.incarnation, each.state) for each in endpoints.read(self.directory.endpoints).endpoints
+        ]
 
     def set_in_flight(self, replica: int, count: int) -> None:
         new = self.directory.path / "in-flight.new"
@@ -51,7 +58,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     what = deployment(tmp_path, free_port(), 600, "", "", "")
     with run.claimed(what.directory, {}), listening(what.listen) as sockets:
         said: list[str] = []
-        supervisor = Supervisor(what, sockets, Narrator(said.append))
+        supervisor = Supervisor(what, sockets, Narrator(said.append, lambda name, path: None))
         running = asyncio.create_task(supervisor.run())
         try:
             await until(lambda: any("2 of 2" in line for line in said), "both replicas are ready")
@@ -79,3 +86,29 @@ async def test_a_replica_ends_at_the_deadline_whatever_is_in_flight(served: Serv
     served.supervisor.stop_replica("1", drain_seconds=0.5)
     await until(lambda: served.states() == [State.READY, State.DOWN], "the replica ended")
     assert served.is_told_to_end(1) and not served.is_told_to_end(0)
+
+
+async def test_a_replica_starts_again_once_it_has_ended(served: Served) -> None:
+    served.set_in_flight(0, 1)
+    served.supervisor.stop_replica("0", drain_seconds=600, then=Then.START)
+    await until(lambda: served.states() == [State.DRAINING, State.READY], "clients are sent elsewhere")
+    served.set_in_flight(0, 0)
+    await until(lambda: served.lives() == [("0", "2", State.READY), ("1", "1", State.READY)], "it is back")
+
+
+async def test_a_replica_that_left_is_not_named_any_more_and_another_of_its_name_is_told_from_it(
+    served: Served,
+) -> None:
+    served.supervisor.stop_replica("1", drain_seconds=600, then=Then.LEAVE)
+    await until(lambda: served.lives() == [("0", "1", State.READY)], "it is gone")
+    served.supervisor.add_replicas([replica(served.directory, "1", ""), replica(served.directory, "2", "")])
+    both = [("0", "1", State.READY), ("1", "2", State.READY), ("2", "1", State.READY)]
+    await until(lambda: served.lives() == both, "two more are there")
+
+
+async def test_the_run_goes_on_when_all_its_replicas_were_told_to_stay_down(served: Served) -> None:
+    for name in "01":
+        served.supervisor.stop_replica(name, drain_seconds=0)
+    await until(lambda: served.states() == [State.DOWN, State.DOWN], "both ended")
+    served.supervisor.stop_replica("0", drain_seconds=0, then=Then.START)
+    await until(lambda: served.lives()[0] == ("0", "2", State.READY), "it is back")

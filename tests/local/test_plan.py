@@ -6,11 +6,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dp_vllm.local.plan import ENGINE, GATEWAY, Action, End, Limits, Observed, Stop, decide, ends_after, stays_down
+from dp_vllm.local.plan import (
+    ENGINE,
+    GATEWAY,
+    Action,
+    End,
+    Limits,
+    Observed,
+    Stop,
+    Then,
+    decide,
+    ends_after,
+    stays_down,
+)
 
 RUNS = Observed(running=True)
 READY = Observed(running=True, ready_at=10)
 STOP = Stop(drain_until=105, kill_at=108)
+AGAIN, LEAVE = replace(STOP, then=Then.START), replace(STOP, then=Then.LEAVE)
 
 
 def failed(at: float, cause: str = "boom") -> End:
@@ -34,6 +47,9 @@ def crashed(at: float, ready_seconds: float = 10) -> End:
         pytest.param(Observed(ends=(failed(1), failed(2, "other"), failed(3))), Action.START, id="failures differ"),
         pytest.param(Observed(ends=(failed(1), crashed(2), failed(3))), Action.START, id="was ready in between"),
         pytest.param(Observed(stop=STOP), None, id="gone and to be stopped: leave alone"),
+        pytest.param(Observed(stop=AGAIN, ends=(crashed(99.9),)), Action.START, id="gone and to start again: at once"),
+        pytest.param(Observed(stop=LEAVE), Action.REMOVE, id="gone and to leave: forget it"),
+        pytest.param(replace(RUNS, stop=AGAIN, terms=(99.5,)), None, id="to start again, but something of it is left"),
         pytest.param(replace(READY, stop=STOP), None, id="requests in flight: wait"),
         pytest.param(replace(READY, stop=STOP, drained=True), Action.TERM, id="drained: ask to end"),
         pytest.param(replace(READY, stop=Stop(100, 108)), Action.TERM, id="drain deadline: ask to end"),
@@ -43,6 +59,7 @@ def crashed(at: float, ready_seconds: float = 10) -> End:
         pytest.param(replace(RUNS, stop=STOP, terms=(90, 91)), None, id="asked twice: that is enough"),
         pytest.param(replace(READY, stop=STOP, drained=True, terms=(90,)), None, id="asked: wait"),
         pytest.param(replace(READY, stop=Stop(95, 100), terms=(95,)), Action.KILL, id="kill deadline"),
+        pytest.param(replace(READY, stop=Stop(900, 903), terms=(70,)), Action.KILL, id="asked half a minute ago"),
         pytest.param(replace(READY, stop=Stop(95, 100), killed=True), None, id="killed: wait for its end"),
     ],
 )
@@ -53,6 +70,10 @@ def test_the_next_step_at_100_seconds(observed: Observed, expected: Action | Non
 def test_a_gateway_that_ended_is_started_at_once_the_first_time() -> None:
     assert decide(Observed(ends=(crashed(100),)), 100, GATEWAY) is Action.START
     assert decide(Observed(ends=(crashed(90), crashed(100))), 100, GATEWAY) is None
+
+
+def test_a_gateway_that_was_asked_to_end_has_as_long_as_its_requests_have() -> None:
+    assert decide(replace(READY, stop=Stop(900, 903), terms=(10,)), 100, GATEWAY) is None
 
 
 def test_an_end_after_a_long_ready_time_begins_a_new_row() -> None:

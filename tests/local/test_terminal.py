@@ -11,10 +11,9 @@ from dp_vllm.local.terminal import Terminal, wants_colours
 
 def test_lines_carry_the_name_of_their_log(tmp_path: Path) -> None:
     gateway, engine, shown = tmp_path / "gateway.log", tmp_path / "engine.log", tmp_path / "shown"
-    with (
-        shown.open("wb") as file,
-        Terminal({"gateway": gateway, "replica 0": engine}, fd=file.fileno(), colours=False) as terminal,
-    ):
+    with shown.open("wb") as file, Terminal(fd=file.fileno(), colours=False) as terminal:
+        terminal.follow("gateway", gateway)
+        terminal.follow("replica 0", engine)
         gateway.write_text("listening\n")
         engine.write_text("\x1b[31mloading\x1b[0m\n")
         wait_until(lambda: shown.read_text().count("\n") == 2, "both lines are shown")
@@ -26,15 +25,16 @@ def test_lines_carry_the_name_of_their_log(tmp_path: Path) -> None:
 def test_each_log_has_a_colour_of_its_own(tmp_path: Path) -> None:
     shown = tmp_path / "shown"
     logs = {name: tmp_path / name for name in ("replica 0", "replica 1")}
-    with shown.open("wb") as file, Terminal(logs, fd=file.fileno(), colours=True):
-        for path in logs.values():
+    with shown.open("wb") as file, Terminal(fd=file.fileno(), colours=True) as terminal:
+        for name, path in logs.items():
+            terminal.follow(name, path)
             path.write_text("hello\n")
     assert shown.read_text() == ("\x1b[36mreplica 0 | \x1b[0mhello\x1b[0m\n\x1b[33mreplica 1 | \x1b[0mhello\x1b[0m\n")
 
 
 def test_nobody_waits_for_a_terminal_that_stands_still() -> None:
     read, write = os.pipe()
-    with Terminal({}, fd=write, colours=False) as terminal:
+    with Terminal(fd=write, colours=False) as terminal:
         for _ in range(1000):
             terminal.say("x" * 1000)  # far more than the pipe holds, and nobody reads it
     os.close(read)
@@ -45,7 +45,7 @@ def test_nobody_waits_for_a_terminal_that_stands_still() -> None:
 def test_a_terminal_that_is_gone_harms_nothing() -> None:
     read, write = os.pipe()
     os.close(read)
-    with Terminal({}, fd=write, colours=False) as terminal:
+    with Terminal(fd=write, colours=False) as terminal:
         terminal.say("hello")
     os.close(write)
 

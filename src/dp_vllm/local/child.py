@@ -41,8 +41,8 @@ class Keep:
     """How far a start is, by the last lines of the log; empty if they do not say."""
     cause: Callable[[Sequence[str]], str]
     """Why it ended, by the last lines of the log; empty if they do not say."""
-    socket: Path | None = None
-    """Where it will listen: what a former life left there is removed before each start."""
+    address: str = ""
+    """Where it will listen: `host:port`, or `unix:/path`, which a former life left and is removed before each start."""
     gpu_memory: GpuMemory | None = None
     """What has to be back before each further start."""
 
@@ -50,11 +50,12 @@ class Keep:
 class Child:
     """A program, its lives so far, and the present one."""
 
-    def __init__(self, name: str, keep: Keep, changed: Callable[[], None]) -> None:
+    def __init__(self, name: str, keep: Keep, changed: Callable[[], None], *, starts: int = 0) -> None:
+        """`starts` counts those of former children of that name, so that no two lives have the same number."""
         self.name = name
         self.observed = Observed()
         self.limits = keep.limits
-        self.starts = 0
+        self.starts = starts
         self.was_ready = False
         """In any of its lives."""
         self.message = ""
@@ -76,6 +77,16 @@ class Child:
         if self.observed.stop is not None:
             return State.DRAINING
         return State.STARTING if self.observed.ready_at is None else State.READY
+
+    @property
+    def address(self) -> str:
+        """Where it listens while it runs."""
+        return self._keep.address
+
+    @property
+    def log(self) -> Path:
+        """Where it writes to."""
+        return self._keep.program.log
 
     @property
     def is_draining(self) -> bool:
@@ -103,13 +114,14 @@ class Child:
         return logs.last_lines(self._keep.program.log, self._log_begin)
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Begin a new life."""
+        """Begin a new life; one that was ordered begins a new row of ends."""
         assert not self.observed.running
         self.starts += 1
         self._started_at = time.monotonic()
         self.message = ""
         self._alive = True
-        self.observed = replace(self.observed, running=True, ready_at=None, terms=(), killed=False, drained=False)
+        ends = self.observed.ends if self.observed.stop is None else ()
+        self.observed = Observed(running=True, ends=ends)
         tasks.create_task(self._live())
 
     def order_stop(self, stop: Stop) -> None:
@@ -137,8 +149,7 @@ class Child:
             await self._wait_for_memory()
             if self.observed.stop is not None:
                 return  # the order came between the decision to start and now
-            if self._keep.socket is not None:
-                self._keep.socket.unlink(missing_ok=True)
+            self._remove_socket()
             self._log_begin = logs.size(self._keep.program.log)
             async with running(self._keep.program) as self._running:
                 how = await self._until_its_end(self._running)
@@ -152,6 +163,10 @@ class Child:
             self._alive = False
             self.observed = replace(self.observed, running=False)
             self._changed()
+
+    def _remove_socket(self) -> None:
+        if self.address.startswith("unix:"):
+            Path(self.address.removeprefix("unix:")).unlink(missing_ok=True)
 
     async def _wait_for_memory(self) -> None:
         memory, end = self._keep.gpu_memory, time.monotonic() + MEMORY_SECONDS

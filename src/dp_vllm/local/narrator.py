@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from dp_vllm.endpoints import State
 from dp_vllm.local import plan, words
@@ -11,8 +12,10 @@ from dp_vllm.local.child import Child
 class Narrator:
     """Says each thing once."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], follow: Callable[[str, Path], None]) -> None:
         self.say = say
+        self.follow = follow
+        """Show what a log gets, under this name."""
         self._told_ready: dict[str, int] = {}
         """The start of each child that was last said to be ready."""
         self._told_end: dict[str, plan.End] = {}

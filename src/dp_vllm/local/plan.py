@@ -24,11 +24,16 @@ class Limits:
     """So many failed starts in a row that look the same, and it stays down."""
     second_term_seconds: float = 1.0
     """vLLM swallows the first SIGTERM while its engine starts; so long after it comes the second."""
+    term_seconds: float = 30.0
+    """So long after the first SIGTERM it is killed, although its requests might have had longer."""
 
 
 ENGINE = Limits()
-GATEWAY = Limits(restart_delays_seconds=(0, 1, 2, 4, 8, 16, 32, 60))
-"""A gateway is restarted at once: it loads nothing, and clients wait in the listening socket."""
+GATEWAY = Limits(restart_delays_seconds=(0, 1, 2, 4, 8, 16, 32, 60), term_seconds=float("inf"))
+"""A gateway is restarted at once: it loads nothing, and clients wait in the listening socket.
+
+It ends its requests after SIGTERM, so there is no other limit to that than the order's.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,15 @@ class End:
         return _NUMBER.sub("#", str(self)) == _NUMBER.sub("#", str(other))
 
 
+class Then(enum.Enum):
+    """What becomes of a program that was ordered to end, once it has."""
+
+    STAY_DOWN = "stays down"
+    START = "starts again"
+    LEAVE = "leaves"
+    """It is no longer part of the run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stop:
     """The order to end a program."""
@@ -65,6 +79,7 @@ class Stop:
     drain_until: float
     """Until then what is in flight on it may end."""
     kill_at: float
+    then: Then = Then.STAY_DOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,20 +106,26 @@ class Action(enum.Enum):
     START = "start"
     TERM = "send SIGTERM"
     KILL = "kill"
+    REMOVE = "remove"
 
 
 def decide(observed: Observed, now: float, limits: Limits) -> Action | None:
     """The next step for one program; None while there is nothing to do."""
     if not observed.running:
-        at = None if observed.stop else start_at(observed.ends, limits)
+        if observed.stop is not None:
+            return _AFTER[observed.stop.then]
+        at = start_at(observed.ends, limits)
         return Action.START if at is not None and now >= at else None
     if observed.stop is None or observed.killed:
         return None
     return _end(observed, observed.stop, now, limits)
 
 
+_AFTER: Final = {Then.STAY_DOWN: None, Then.START: Action.START, Then.LEAVE: Action.REMOVE}
+
+
 def _end(observed: Observed, stop: Stop, now: float, limits: Limits) -> Action | None:
-    if now >= stop.kill_at:
+    if now >= stop.kill_at or (observed.terms and now >= observed.terms[0] + limits.term_seconds):
         return Action.KILL
     starting = observed.ready_at is None
     if not observed.terms:

@@ -18,7 +18,6 @@ class Publisher:
 
     def __init__(self, deployment: Deployment, record: Record) -> None:
         self._directory = deployment.directory
-        self._addresses = {replica.name: replica.address for replica in deployment.replicas}
         self._published = EndpointSet(0, ())
         self._record = record
         self._draining_since: dict[str, int] = {}
@@ -44,7 +43,7 @@ class Publisher:
     def _endpoint(self, replica: Child) -> Endpoint:
         return Endpoint(
             name=replica.name,
-            address=self._addresses[replica.name],
+            address=replica.address,
             incarnation=str(replica.starts),
             state=replica.state,
             message=_message(replica),
@@ -59,7 +58,7 @@ class Publisher:
 def _message(replica: Child) -> str:
     label = f"replica {replica.name}"
     if replica.observed.stop is not None:
-        return words.for_clients_stopped(label)
+        return words.for_clients_stopped(label, replica.observed.stop.then)
     if replica.state is State.STARTING:
         return words.for_clients_starting(label, replica.message)
     if replica.state is State.DOWN:

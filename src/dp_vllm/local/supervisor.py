@@ -9,18 +9,17 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Final
 
-from dp_vllm.engine import log as engine_log
-from dp_vllm.local import listen, logs, orphans, pids, plan, probe, run, terminal, words
-from dp_vllm.local.child import Child, Keep
+from dp_vllm.local import keeps, listen, logs, orphans, pids, plan, probe, run, terminal, words
+from dp_vllm.local.child import Child
 from dp_vllm.local.deployment import Deployment, Replica
-from dp_vllm.local.gpu_memory import GpuMemory
 from dp_vllm.local.narrator import Narrator
-from dp_vllm.local.plan import Action, Stop
-from dp_vllm.local.process import Program
+from dp_vllm.local.plan import Action, Stop, Then
 from dp_vllm.local.publish import Publisher
+from dp_vllm.local.replicas import Replicas
 from dp_vllm.local.run import Record
 
 KILL_SECONDS: Final = 3.0
@@ -39,16 +38,13 @@ def serve(deployment: Deployment) -> int:
     Returns the exit status: 0 if it was ended by SIGTERM, SIGINT or SIGHUP, 1 if there was nothing to serve. Raises
     UserError, before anything is started, if the run's name or its address is taken.
     """
-    directory = deployment.directory
-    shown = {"gateway": directory.gateway_log} | {
-        f"replica {replica.name}": directory.replica_log(replica.name) for replica in deployment.replicas
-    }
-    with run.claimed(directory, deployment.files), listen.listening(deployment.listen) as sockets:
-        for path in shown.values():
-            logs.rotate(path)
-        with terminal.Terminal(shown, colours=terminal.wants_colours(os.environ)) as screen:
-            screen.show(words.greeting(deployment))
-            return asyncio.run(Supervisor(deployment, sockets, Narrator(screen.say)).run())
+    with (
+        run.claimed(deployment.directory, deployment.files),
+        listen.listening(deployment.listen) as sockets,
+        terminal.Terminal(colours=terminal.wants_colours(os.environ)) as screen,
+    ):
+        screen.show(words.greeting(deployment))
+        return asyncio.run(Supervisor(deployment, sockets, Narrator(screen.say, screen.follow)).run())
 
 
 class Supervisor:
@@ -59,15 +55,15 @@ class Supervisor:
         self._sockets = sockets
         self._narrator = narrator
         self._wake = asyncio.Event()
-        self._gateway = Child("gateway", _keep_gateway(deployment, sockets), self._wake.set)
-        self._replicas = [
-            Child(replica.name, _keep_engine(deployment, replica), self._wake.set) for replica in deployment.replicas
-        ]
+        self._gateway = Child("gateway", keeps.gateway(deployment, sockets), self._wake.set)
+        self._replicas = Replicas(partial(keeps.engine, deployment), self._wake.set)
         record = Record(pids.identify(os.getpid()), deployment.model, deployment.listen.url, {})
         self._publisher = Publisher(deployment, record)
         self._stop: Stop | None = None
         """The order to end everything."""
         self._status = 0
+        self._begin_log(self._gateway, "gateway")
+        self.add_replicas(deployment.replicas)
 
     async def run(self) -> int:
         """The exit status, once nothing runs any more."""
@@ -78,8 +74,8 @@ class Supervisor:
                 self._wake.clear()
                 await self._look()
                 self._act(tasks)
-                self._publisher.publish(self._gateway, self._replicas)
-                self._narrator.tell_ends(self._gateway, self._replicas, stopping=self._stop is not None)
+                self._publisher.publish(self._gateway, self._replicas.children)
+                self._narrator.tell_ends(self._gateway, self._replicas.children, stopping=self._stop is not None)
                 self._give_up_if_hopeless()
                 await self._pause()
             for chore in chores:
@@ -87,16 +83,28 @@ class Supervisor:
         self._narrator.say(words.STOPPED)
         return self._status
 
-    def stop_replica(self, name: str, drain_seconds: float) -> None:
-        """End one replica for good: nothing new is sent to it, what is in flight has `drain_seconds`, then SIGTERM."""
+    def add_replicas(self, replicas: Iterable[Replica]) -> None:
+        """Run these too."""
+        for replica in replicas:
+            child = self._replicas.add(replica)
+            self._begin_log(child, f"replica {child.name}")
+
+    def stop_replica(self, name: str, drain_seconds: float, then: Then = Then.STAY_DOWN) -> None:
+        """End one replica: nothing new is sent to it, what is in flight has `drain_seconds`, then SIGTERM.
+
+        Raises KeyError if there is no replica of that name.
+        """
         until = time.monotonic() + drain_seconds
-        (replica,) = (replica for replica in self._replicas if replica.name == name)
-        replica.order_stop(Stop(until, until + KILL_SECONDS))
+        self._replicas.child(name).order_stop(Stop(until, until + KILL_SECONDS, then))
         self._wake.set()
 
     @property
     def _children(self) -> list[Child]:
-        return [self._gateway, *self._replicas]
+        return [self._gateway, *self._replicas.children]
+
+    def _begin_log(self, child: Child, name: str) -> None:
+        logs.rotate(child.log)
+        self._narrator.follow(name, child.log)
 
     def _is_over(self) -> bool:
         return self._stop is not None and not any(child.observed.running for child in self._children)
@@ -110,8 +118,9 @@ class Supervisor:
 
     async def _look(self) -> None:
         """Ask the gateway, if something depends on it: is it done with those that are to end, does it use the new?"""
-        ending = [replica for replica in self._replicas if replica.is_draining]
-        new = self._narrator.untold(self._replicas)
+        replicas = self._replicas.children
+        ending = [replica for replica in replicas if replica.is_draining]
+        new = self._narrator.untold(replicas)
         if not ending and not new:
             return
         running = self._gateway.observed.running
@@ -124,7 +133,7 @@ class Supervisor:
             return
         for replica in new:
             if state.uses(replica.name):
-                self._narrator.tell_ready(replica, self._replicas)
+                self._narrator.tell_ready(replica, replicas)
         if self._stop is not None:
             self._narrator.tell_in_flight(state.in_flight, self._stop.drain_until - time.monotonic())
 
@@ -138,6 +147,8 @@ class Supervisor:
                     child.term()
                 case Action.KILL:
                     child.kill()
+                case Action.REMOVE:
+                    self._replicas.remove(child.name)
 
     def _give_up_if_hopeless(self) -> None:
         if self._stop is None and (problem := self._hopeless()):
@@ -150,15 +161,15 @@ class Supervisor:
         """Why there is no use in going on; empty if there is."""
         if self._gateway.stays_down:
             return words.NO_GATEWAY
-        wanted = [replica for replica in self._replicas if replica.observed.stop is None]
-        if not wanted or not all(replica.stays_down for replica in wanted):
+        replicas = self._replicas.children
+        if not all(replica.stays_down for replica in replicas):
             return ""
-        return words.NOTHING_IS_LEFT if any(replica.was_ready for replica in wanted) else words.NOTHING_CAME_UP
+        return words.NOTHING_IS_LEFT if any(replica.was_ready for replica in replicas) else words.NOTHING_CAME_UP
 
     def _end_everything(self, drain_seconds: float) -> None:
         now = time.monotonic()
         self._stop = Stop(now + drain_seconds, now + drain_seconds + KILL_SECONDS)
-        for replica in self._replicas:
+        for replica in self._replicas.children:
             replica.order_stop(self._stop)
         # It refuses new requests and lets the others end, for as long as its own --shutdown-timeout says.
         self._gateway.order_stop(Stop(now, self._stop.kill_at))
@@ -184,52 +195,7 @@ class Supervisor:
         self._wake.set()
 
     async def _rotate_logs(self) -> None:
-        directory = self._deployment.directory
-        paths = [directory.gateway_log, *(directory.replica_log(replica.name) for replica in self._replicas)]
         while True:
             await asyncio.sleep(ROTATE_SECONDS)
-            for path in paths:
-                await asyncio.to_thread(logs.rotate_if_large, path)
-
-
-def _keep_gateway(deployment: Deployment, sockets: Sequence[socket.socket]) -> Keep:
-    directory = deployment.directory
-    fds = tuple(each.fileno() for each in sockets)
-
-    async def is_ready() -> bool:
-        return await probe.gateway_state(directory.admin_socket) is not None
-
-    return Keep(
-        program=Program(
-            name="gateway",
-            argv=(*deployment.gateway.argv, *(word for fd in fds for word in ("--listen-fd", str(fd)))),
-            environment=deployment.gateway.environment(os.environ),
-            log=directory.gateway_log,
-            fds=fds,
-        ),
-        limits=plan.GATEWAY,
-        is_ready=is_ready,
-        progress=lambda lines: "",
-        cause=lambda lines: "",
-        socket=directory.admin_socket,
-    )
-
-
-def _keep_engine(deployment: Deployment, replica: Replica) -> Keep:
-    async def is_ready() -> bool:
-        return await probe.is_healthy(replica.address)
-
-    return Keep(
-        program=Program(
-            name=f"replica-{replica.name}",
-            argv=replica.command.argv,
-            environment=replica.command.environment(os.environ),
-            log=deployment.directory.replica_log(replica.name),
-        ),
-        limits=plan.ENGINE,
-        is_ready=is_ready,
-        progress=engine_log.progress,
-        cause=engine_log.likely_cause,
-        socket=deployment.directory.replica_socket(replica.name) if replica.address.startswith("unix:") else None,
-        gpu_memory=GpuMemory(replica.gpus) if replica.gpus else None,
-    )
+            for child in self._children:
+                await asyncio.to_thread(logs.rotate_if_large, child.log)

@@ -20,6 +20,8 @@ from dp_vllm.local.logs import Follower
 
 _COLOURS: Final = ("36", "33", "32", "35", "34", "96", "93", "92", "95", "94")
 _OURS: Final = "dp-vllm"
+_USUAL: Final = "replica 0"
+"""As wide as most names."""
 _BOLD: Final = "1"
 _PLAIN: Final = "\x1b[0m"
 _COLOUR_CODE: Final = re.compile(r"\x1b\[[0-9;]*m")
@@ -31,14 +33,13 @@ _LAST_WORDS_SECONDS: Final = 2.0
 class Terminal:
     """Writes to file descriptor `fd` what is said and what the logs get."""
 
-    def __init__(self, logs: Mapping[str, Path], *, fd: int = 1, colours: bool) -> None:
+    def __init__(self, *, fd: int = 1, colours: bool) -> None:
         self._fd = fd
         self._colours = colours
-        self._width = max(map(len, (_OURS, *logs)))
-        self._followers = {
-            self._label(name, colour): Follower(path)
-            for (name, path), colour in zip(logs.items(), cycle(_COLOURS), strict=False)
-        }
+        self._width = len(_USUAL)
+        self._next_colours = cycle(_COLOURS)
+        self._followers: dict[str, tuple[str, Follower]] = {}
+        """With the colour of each, by name."""
         self._said: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="terminal", daemon=True)
@@ -52,6 +53,12 @@ class Terminal:
     ) -> None:
         self._stop.set()
         self._thread.join(_LAST_WORDS_SECONDS)
+
+    def follow(self, name: str, path: Path) -> None:
+        """Show from now on what this log gets, from its beginning. A log of the same name is shown no more."""
+        colour = self._followers[name][0] if name in self._followers else next(self._next_colours)
+        self._width = max(self._width, len(name))
+        self._followers[name] = (colour, Follower(path))
 
     def say(self, text: str) -> None:
         """Show one or more lines of the supervisor's own under its name. Never waits."""
@@ -73,7 +80,8 @@ class Terminal:
             self._show(self._news())
 
     def _news(self) -> Iterator[str]:
-        for label, follower in self._followers.items():
+        for name, (colour, follower) in list(self._followers.items()):  # another thread may add one meanwhile
+            label = self._label(name, colour)
             for line in follower.new_lines():
                 yield label + (line + _PLAIN if self._colours else _COLOUR_CODE.sub("", line))
         while not self._said.empty():

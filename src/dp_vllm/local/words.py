@@ -10,7 +10,7 @@ from typing import Final
 
 from dp_vllm import __version__
 from dp_vllm.local.deployment import Deployment, Listen, Replica
-from dp_vllm.local.plan import End
+from dp_vllm.local.plan import End, Then
 
 _LAST_LINES: Final = 10
 _CHAT: Final = "/v1/chat/completions"
@@ -107,8 +107,8 @@ def for_clients_starting(name: str, progress: str) -> str:
     return f"{name} is starting ({progress})" if progress else f"{name} is starting"
 
 
-def for_clients_stopped(name: str) -> str:
-    return f"{name} was told to end"
+def for_clients_stopped(name: str, then: Then) -> str:
+    return f"{name} is being restarted" if then is Then.START else f"{name} was told to end"
 
 
 def for_clients_down(name: str, end: End | None, *, for_good: bool) -> str:

@@ -1,0 +1,58 @@
+"""How the programs of a deployment are kept running: what is to be started, and how to read it. It starts nothing."""
+
+import os
+import socket
+from collections.abc import Sequence
+
+from dp_vllm.engine import log as engine_log
+from dp_vllm.local import plan, probe
+from dp_vllm.local.child import Keep
+from dp_vllm.local.deployment import Deployment, Replica
+from dp_vllm.local.gpu_memory import GpuMemory
+from dp_vllm.local.process import Program
+
+
+def gateway(deployment: Deployment, sockets: Sequence[socket.socket]) -> Keep:
+    """The gateway, which inherits these listening sockets."""
+    directory = deployment.directory
+    fds = tuple(each.fileno() for each in sockets)
+
+    async def is_ready() -> bool:
+        return await probe.gateway_state(directory.admin_socket) is not None
+
+    return Keep(
+        program=Program(
+            name="gateway",
+            argv=(*deployment.gateway.argv, *(word for fd in fds for word in ("--listen-fd", str(fd)))),
+            environment=deployment.gateway.environment(os.environ),
+            log=directory.gateway_log,
+            fds=fds,
+        ),
+        limits=plan.GATEWAY,
+        is_ready=is_ready,
+        progress=lambda lines: "",
+        cause=lambda lines: "",
+        address=f"unix:{directory.admin_socket}",
+    )
+
+
+def engine(deployment: Deployment, replica: Replica) -> Keep:
+    """The engine of one replica."""
+
+    async def is_ready() -> bool:
+        return await probe.is_healthy(replica.address)
+
+    return Keep(
+        program=Program(
+            name=f"replica-{replica.name}",
+            argv=replica.command.argv,
+            environment=replica.command.environment(os.environ),
+            log=deployment.directory.replica_log(replica.name),
+        ),
+        limits=plan.ENGINE,
+        is_ready=is_ready,
+        progress=engine_log.progress,
+        cause=engine_log.likely_cause,
+        address=replica.address,
+        gpu_memory=GpuMemory(replica.gpus) if replica.gpus else None,
+    )

@@ -1,0 +1,51 @@
+"""The replicas of a run, which come and go while it serves: the one owner of which there are.
+
+It must not know how replicas end or what others are told of them.
+"""
+
+from collections.abc import Callable
+
+from dp_vllm.local.child import Child, Keep
+from dp_vllm.local.deployment import Replica
+
+
+class Replicas:
+    """Each replica, and the child that keeps its engine running."""
+
+    def __init__(self, keep: Callable[[Replica], Keep], changed: Callable[[], None]) -> None:
+        """`changed` is called whenever something is new of one of them."""
+        self._keep = keep
+        self._changed = changed
+        self._members: dict[str, tuple[Replica, Child]] = {}
+        self._former: dict[str, int] = {}
+        """How often those were started that are gone, by name."""
+
+    @property
+    def children(self) -> list[Child]:
+        """In the order in which they were added."""
+        return [child for _, child in self._members.values()]
+
+    @property
+    def described(self) -> list[Replica]:
+        """What each of them is, in the same order."""
+        return [replica for replica, _ in self._members.values()]
+
+    def child(self, name: str) -> Child:
+        """Raises KeyError if there is no replica of that name."""
+        return self._members[name][1]
+
+    def add(self, replica: Replica) -> Child:
+        """Have this one too; it is to be started. Its name may be that of one that is gone."""
+        assert replica.name not in self._members
+        starts = self._former.get(replica.name, 0)
+        child = Child(replica.name, self._keep(replica), self._changed, starts=starts)
+        self._members[replica.name] = (replica, child)
+        self._changed()
+        return child
+
+    def remove(self, name: str) -> None:
+        """Forget a replica of which nothing runs any more."""
+        child = self._members.pop(name)[1]
+        assert not child.observed.running
+        self._former[name] = child.starts
+        self._changed()
