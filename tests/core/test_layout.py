@@ -39,7 +39,12 @@ def test_the_wheel_holds_three_packages_with_their_types_and_data(wheel: zipfile
         "dp_vllm_gateway",
         "dp_vllm_operator",
     }
-    for file in ("dp_vllm/py.typed", "dp_vllm_gateway/py.typed", "dp_vllm/engine/flags.json"):
+    for file in (
+        "dp_vllm/py.typed",
+        "dp_vllm_gateway/py.typed",
+        "dp_vllm/engine/flags.json",
+        "dp_vllm/engine/causes.toml",
+    ):
         assert file in names
 
 

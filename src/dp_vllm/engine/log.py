@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from dp_vllm.engine import causes
+
 _STAGES: Final = (
     (r"downloading the model, (\d+) %", "Downloading", "downloading the model"),  # the download Job's words
     (r"Fetching \d+ files: +(\d+)%", "Downloading", "downloading the model"),
@@ -19,43 +21,6 @@ _STAGES: Final = (
     (r"Model loading took|Loading weights took", "Loading", "weights are loaded"),
     (r"KV cache size", "WarmingUp", "warming up"),
     (r"Application startup complete", "WarmingUp", "about to be ready"),
-)
-
-_CAUSES: Final = (
-    (
-        r"CUDA out of memory|less than desired (?:GPU|CPU) memory utilization",
-        "the memory of the GPU does not suffice: see who else uses it, or lower --gpu-memory-utilization",
-    ),
-    (
-        r"No available memory for the cache blocks|larger than the maximum number of tokens that can be stored in KV",
-        "the model leaves too little memory for its KV cache: lower --max-model-len, or use more GPUs a replica (-tp)",
-    ),
-    (
-        r"No CUDA GPUs are available|no CUDA-capable device|driver version is insufficient|Failed to infer device type",
-        "no GPU that the engine can use was found: see whether nvidia-smi works",
-    ),
-    (
-        r"GatedRepoError|gated repo|401 Client Error",
-        "the model is gated: accept its licence at the hub and set HF_TOKEN",
-    ),
-    (
-        r"is not a local folder and is not a valid model identifier|RepositoryNotFoundError|Repository Not Found"
-        r"|Invalid repository ID or local directory",
-        "there is no such model: give a hub id or the path of a model's directory",
-    ),
-    (
-        r"outgoing traffic has been disabled|offline mode is enabled|couldn't find them in the cached files",
-        "the model is not in the cache, and the hub cannot be asked for it",
-    ),
-    (r"Permission denied: '(.+?)'", "the engine's user may not use {}"),
-    (
-        r"compiled with an unsupported toolchain|driver on your system is too old",
-        "the GPU's driver is too old for this engine: renew the driver, or take an older engine",
-    ),
-    (r"unrecognized arguments: (.+)", "the engine does not know {}"),
-    (r"error: (argument .+)", "the engine refuses {}"),
-    (r"[Aa]ddress already in use", "the engine's socket or port is in use by somebody else"),
-    (r"No space left on device", "the disk, or /dev/shm, is full"),
 )
 
 LONGEST: Final = 300
@@ -99,12 +64,8 @@ def progress(lines: Sequence[str]) -> str:
 
 
 def likely_cause(lines: Sequence[str]) -> str:
-    """Why the engine ended, by its last lines; empty if they say nothing that is known here."""
-    for line in reversed(lines):
-        for pattern, sentence in _CAUSES:
-            if match := re.search(pattern, line):
-                return sentence.format(*match.groups())[:LONGEST]
-    return ""
+    """Why the engine ended, and what helps, by its last lines; empty if they say nothing that is known here."""
+    return str(causes.cause(lines) or "")[:LONGEST]
 
 
 def last_error(lines: Sequence[str]) -> str:
