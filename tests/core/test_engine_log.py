@@ -28,7 +28,7 @@ from dp_vllm.engine import log
     ],
 )
 def test_progress_of_a_start(lines: list[str], expected: str) -> None:
-    assert log.progress(lines) == expected
+    assert str(log.stage(lines) or "") == expected
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,24 @@ Capturing CUDA graphs (decode, FULL):   0%|          | 0/35 [00:00<?]Capturing C
 def test_stages_of_a_start(lines: int, phase: str, percent: int | None) -> None:
     stage = log.stage(START[:lines])
     assert stage is not None and (stage.phase, stage.percent) == (phase, percent)
+
+
+COMPILED = """\
+(APIServer pid=5023) INFO 11-21 22:12:49 [model.py:733] Resolved architecture: LlamaForCausalLM
+(EngineCore pid=5367) INFO 11-21 22:13:09 [cpu_model_runner.py:68] Starting to load model /models/tiny...
+Loading safetensors checkpoint shards: 100% Completed | 1/1 [00:00<00:00, 282.96it/s]
+(EngineCore pid=5367) INFO 11-21 22:13:09 [default_loader.py:501] Loading weights took 0.01 seconds
+(EngineCore pid=5367) INFO 11-21 22:13:10 [cpu_model_runner.py:87] Warming up model for the compilation...
+(EngineCore pid=5367) INFO 11-21 22:14:16 [decorators.py:743] [backbone] saved AOT compiled function to /cache/model
+(EngineCore pid=5367) INFO 11-21 22:14:16 [kv_cache_utils.py:2327] CPU KV cache size: 131,072 tokens
+INFO:     Application startup complete.
+""".splitlines()
+
+
+def test_others_share_what_an_engine_of_the_cpu_build_did_once_its_model_is_compiled() -> None:
+    stages = [stage for count in range(1, len(COMPILED) + 1) if (stage := log.stage(COMPILED[:count]))]
+    assert [stage.phase for stage in stages] == [*["Loading"] * 4, "Compiling", *["WarmingUp"] * 3]
+    assert [stage.is_past_compiling for stage in stages] == [*[False] * 5, *[True] * 3]
 
 
 def test_an_engine_that_shall_not_compile_does_not_compile() -> None:

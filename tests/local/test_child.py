@@ -4,12 +4,13 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from programs import wait_until
 
 from dp_vllm.endpoints import State
+from dp_vllm.engine.log import Stage
 from dp_vllm.local import plan
 from dp_vllm.local.child import Child, Keep
 from dp_vllm.local.gpu_memory import GpuMemory
@@ -25,9 +26,13 @@ async def never() -> bool:
     return False
 
 
+def said(lines: Sequence[str]) -> Stage | None:
+    return Stage("Loading", lines[-1]) if lines else None
+
+
 def child(tmp_path: Path, code: str, gpu_memory: GpuMemory | None = None) -> Child:
     program = Program("test", (sys.executable, "-uc", code), os.environ, tmp_path / "log")
-    keep = Keep(program, Limits(), never, lambda lines: lines[-1] if lines else "", lambda lines: "", "", gpu_memory)
+    keep = Keep(program, Limits(), never, said, lambda lines: "", "", gpu_memory)
     return Child("0", keep, lambda: None)
 
 

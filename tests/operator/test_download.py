@@ -99,8 +99,9 @@ def test_its_progress_is_what_the_log_rules_read(hub: downloads.Hub, job: downlo
     hub.add(MODEL, config__json=10, model__safetensors=60_000_000)
     hub.fault(f"/{MODEL}/resolve", bytes_per_second=40_000_000)  # the client writes pieces of 10 MB
     lines = job.run(MODEL).stdout.splitlines()
-    shown = [log.progress([line]) for line in lines]
-    shares = [int(text.split()[-2]) for text in shown if text.startswith("downloading the model, ")]
+    stages = [stage for line in lines if (stage := log.stage([line]))]
+    assert {stage.phase for stage in stages} == {"Downloading"}
+    shares = [stage.percent or 0 for stage in stages]
     assert len(shares) > 3
     assert shares == sorted(shares)
     assert 0 < shares[len(shares) // 2] < 100

@@ -16,7 +16,13 @@ _STAGES: Final = (
     (r"Loading .*checkpoint shards: +(\d+)%", "Loading", "loading weights"),
     (r"Capturing CUDA graph.*: +(\d+)%", "Capturing", "capturing CUDA graphs"),
     (r"Resolved architecture", "Loading", "reading the model's configuration"),
-    (r"Starting to load model", "Loading", "loading weights"),
+    (r"Starting to load model|Time spent downloading weights", "Loading", "loading weights"),
+    (
+        r"saved AOT compiled function|Directly load AOT|torch\.compile (?:took|takes) [\d.]+ s in total",
+        "WarmingUp",
+        "the model is compiled",
+    ),
+    (r"Warming up model for the compilation", "Compiling", "compiling the model"),
     (r"(?<!disabling )torch\.compile|Compiling a graph", "Compiling", "compiling the model"),
     (r"Model loading took|Loading weights took", "Loading", "weights are loaded"),
     (r"KV cache size", "WarmingUp", "warming up"),
@@ -48,6 +54,11 @@ class Stage:
     def __str__(self) -> str:
         return self.words if self.percent is None else f"{self.words}, {self.percent} %"
 
+    @property
+    def is_past_compiling(self) -> bool:
+        """The model was read and compiled: its files are in the page cache, and the compile cache is written."""
+        return self.phase in ("Capturing", "WarmingUp")
+
 
 def stage(lines: Sequence[str]) -> Stage | None:
     """How far the start is, by the newest line that says so; None if none does."""
@@ -56,11 +67,6 @@ def stage(lines: Sequence[str]) -> Stage | None:
             if match := re.search(pattern, line):
                 return Stage(phase, words, *(int(group) for group in match.groups()))
     return None
-
-
-def progress(lines: Sequence[str]) -> str:
-    """How far the start is, in words; empty if no line says so."""
-    return str(stage(lines) or "")
 
 
 def likely_cause(lines: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from dp_vllm.endpoints import State
+from dp_vllm.engine.log import Stage
 from dp_vllm.local import logs, plan, words
 from dp_vllm.local.gpu_memory import GpuMemory
 from dp_vllm.local.plan import End, Limits, Observed, Stop
@@ -37,8 +38,8 @@ class Keep:
     program: Program
     limits: Limits
     is_ready: Callable[[], Awaitable[bool]]
-    progress: Callable[[Sequence[str]], str]
-    """How far a start is, by the last lines of the log; empty if they do not say."""
+    stage: Callable[[Sequence[str]], Stage | None]
+    """How far a start is, by the last lines of the log; None if they do not say."""
     cause: Callable[[Sequence[str]], str]
     """Why it ended, by the last lines of the log; empty if they do not say."""
     address: str = ""
@@ -58,8 +59,10 @@ class Child:
         self.starts = starts
         self.was_ready = False
         """In any of its lives."""
-        self.message = ""
-        """How far the start is."""
+        self.stage: Stage | None = None
+        """How far the start is; None before its log says so, and once it is ready."""
+        self.waits_for = ""
+        """What a start waits for; empty if nothing holds it up."""
         self._keep = keep
         self._changed = changed
         """Called whenever something is new."""
@@ -70,10 +73,20 @@ class Child:
         self._log_begin = 0
 
     @property
+    def has_begun(self) -> bool:
+        """Whether it was ever started."""
+        return self._started_at > 0
+
+    @property
+    def message(self) -> str:
+        """How far the start is, in words; empty if nothing is known of it."""
+        return self.waits_for or str(self.stage or "")
+
+    @property
     def state(self) -> State:
         """What others are told of it."""
         if not self._alive:
-            return State.DOWN
+            return State.DOWN if self.has_begun or self.observed.stop is not None else State.STARTING
         if self.observed.stop is not None:
             return State.DRAINING
         return State.STARTING if self.observed.ready_at is None else State.READY
@@ -118,7 +131,7 @@ class Child:
         assert not self.observed.running
         self.starts += 1
         self._started_at = time.monotonic()
-        self.message = ""
+        self.stage = None
         self._alive = True
         ends = self.observed.ends if self.observed.stop is None else ()
         self.observed = Observed(running=True, ends=ends)
@@ -173,13 +186,20 @@ class Child:
         while memory is not None and self.observed.stop is None and not await asyncio.to_thread(memory.is_back):
             if time.monotonic() > end:
                 logs.append(self._keep.program.log, words.memory_is_missing(str(memory), MEMORY_SECONDS))
-                return
-            self._tell(words.WAITING_FOR_MEMORY)
+                break
+            self.wait(words.WAITING_FOR_MEMORY)
             await asyncio.sleep(MEMORY_POLL_SECONDS)
+        self.wait("")
 
-    def _tell(self, message: str) -> None:
-        if message and message != self.message:
-            self.message = message
+    def wait(self, for_what: str) -> None:
+        """Say what holds up its start; empty if nothing does any more."""
+        if for_what != self.waits_for:
+            self.waits_for = for_what
+            self._changed()
+
+    def _tell(self, stage: Stage | None) -> None:
+        if stage is not None and stage != self.stage:
+            self.stage = stage
             self._changed()
 
     async def _until_its_end(self, program: Running) -> Exit:
@@ -191,8 +211,9 @@ class Child:
 
     async def _until_ready(self) -> None:
         while not await self._keep.is_ready():
-            self._tell(self._keep.progress(self.last_lines()))
+            self._tell(self._keep.stage(self.last_lines()))
             await asyncio.sleep(PROBE_SECONDS)
+        self.stage = None
         self.observed = replace(self.observed, ready_at=time.monotonic())
         self.was_ready = True
         self._changed()
@@ -203,6 +224,7 @@ class Child:
         end = End(now, None if ready_at is None else now - ready_at, how, cause, last_line)
         ends = plan.ends_after(self.observed.ends, end, self.limits)
         self._alive = False
+        self.stage = None
         self.observed = replace(self.observed, ready_at=None, ends=ends)
         self._changed()
 

@@ -30,7 +30,7 @@ def gateway(deployment: Deployment, sockets: Sequence[socket.socket]) -> Keep:
         ),
         limits=plan.GATEWAY,
         is_ready=is_ready,
-        progress=lambda lines: "",
+        stage=lambda lines: None,
         cause=lambda lines: "",
         address=f"unix:{directory.admin_socket}",
     )
@@ -51,7 +51,7 @@ def engine(deployment: Deployment, replica: Replica) -> Keep:
         ),
         limits=plan.ENGINE,
         is_ready=is_ready,
-        progress=engine_log.progress,
+        stage=engine_log.stage,
         cause=engine_log.likely_cause,
         address=replica.address,
         gpu_memory=GpuMemory(replica.gpus) if replica.gpus else None,
