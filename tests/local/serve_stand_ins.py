@@ -12,6 +12,7 @@ from dp_vllm.engine.command import Command
 from dp_vllm.errors import DpVllmError
 from dp_vllm.local import supervisor
 from dp_vllm.local.deployment import Deployment, Listen, Replica
+from dp_vllm.local.resize import free_numbers
 from dp_vllm.local.run_directory import RunDirectory
 
 HERE = Path(__file__).parent
@@ -29,6 +30,9 @@ def deployment(base: Path, port: int, shutdown_seconds: float, gateway: str, *en
         files={},
         shutdown_timeout_seconds=shutdown_seconds,
         directory=directory,
+        more=lambda present, count: tuple(
+            replica(directory, str(number), "") for number in free_numbers([each.name for each in present], count)
+        ),
     )
 
 

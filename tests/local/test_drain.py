@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from local.serve_stand_ins import deployment, replica
+from local.serve_stand_ins import deployment
 from programs import free_port, wait_until
 
 from dp_vllm import endpoints
@@ -17,6 +17,7 @@ from dp_vllm.local.listen import listening
 from dp_vllm.local.narrator import Narrator
 from dp_vllm.local.plan import Then
 from dp_vllm.local.run_directory import RunDirectory
+from dp_vllm.local.standing import ScaleOrder, StopOrder
 from dp_vllm.local.supervisor import Supervisor
 
 
@@ -26,6 +27,9 @@ class Served:
 
     supervisor: Supervisor
     directory: RunDirectory
+
+    def stop(self, replica: str, drain_seconds: float, then: Then = Then.STAY_DOWN) -> None:
+        self.supervisor.orders.stop(StopOrder((replica,), drain_seconds, then))
 
     def states(self) -> list[State]:
         return [endpoint.state for endpoint in endpoints.read(self.directory.endpoints).endpoints]
@@ -71,7 +75,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
 
 async def test_a_replica_ends_when_its_last_request_has_and_the_other_one_stays(served: Served) -> None:
     served.set_in_flight(0, 1)
-    served.supervisor.stop_replica("0", drain_seconds=600)
+    served.stop("0", drain_seconds=600)
     await until(lambda: served.states() == [State.DRAINING, State.READY], "clients are sent elsewhere")
     before = served.asked()
     await until(lambda: served.asked() >= before + 3, "the gateway was asked several times")
@@ -83,14 +87,14 @@ async def test_a_replica_ends_when_its_last_request_has_and_the_other_one_stays(
 
 async def test_a_replica_ends_at_the_deadline_whatever_is_in_flight(served: Served) -> None:
     served.set_in_flight(1, 1)
-    served.supervisor.stop_replica("1", drain_seconds=0.5)
+    served.stop("1", drain_seconds=0.5)
     await until(lambda: served.states() == [State.READY, State.DOWN], "the replica ended")
     assert served.is_told_to_end(1) and not served.is_told_to_end(0)
 
 
 async def test_a_replica_starts_again_once_it_has_ended(served: Served) -> None:
     served.set_in_flight(0, 1)
-    served.supervisor.stop_replica("0", drain_seconds=600, then=Then.START)
+    served.stop("0", drain_seconds=600, then=Then.START)
     await until(lambda: served.states() == [State.DRAINING, State.READY], "clients are sent elsewhere")
     served.set_in_flight(0, 0)
     await until(lambda: served.lives() == [("0", "2", State.READY), ("1", "1", State.READY)], "it is back")
@@ -99,16 +103,16 @@ async def test_a_replica_starts_again_once_it_has_ended(served: Served) -> None:
 async def test_a_replica_that_left_is_not_named_any_more_and_another_of_its_name_is_told_from_it(
     served: Served,
 ) -> None:
-    served.supervisor.stop_replica("1", drain_seconds=600, then=Then.LEAVE)
+    served.stop("1", drain_seconds=600, then=Then.LEAVE)
     await until(lambda: served.lives() == [("0", "1", State.READY)], "it is gone")
-    served.supervisor.add_replicas([replica(served.directory, "1", ""), replica(served.directory, "2", "")])
+    served.supervisor.orders.scale(ScaleOrder(3, 0))
     both = [("0", "1", State.READY), ("1", "2", State.READY), ("2", "1", State.READY)]
     await until(lambda: served.lives() == both, "two more are there")
 
 
 async def test_the_run_goes_on_when_all_its_replicas_were_told_to_stay_down(served: Served) -> None:
     for name in "01":
-        served.supervisor.stop_replica(name, drain_seconds=0)
+        served.stop(name, drain_seconds=0)
     await until(lambda: served.states() == [State.DOWN, State.DOWN], "both ended")
-    served.supervisor.stop_replica("0", drain_seconds=0, then=Then.START)
+    served.stop("0", drain_seconds=0, then=Then.START)
     await until(lambda: served.lives()[0] == ("0", "2", State.READY), "it is back")

@@ -1,7 +1,7 @@
 """Makes the deployment out of what was asked, the engine that was found and the GPUs that are visible. Pure."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -11,7 +11,8 @@ from dp_vllm.errors import BadSettings
 from dp_vllm.local.deployment import Deployment, Listen, Replica
 from dp_vllm.local.flags.settings import Settings
 from dp_vllm.local.flags.split import Asked
-from dp_vllm.local.gpus import TASKSET, Share, Visible, shares
+from dp_vllm.local.gpus import TASKSET, Share, Visible, left_over, shares, without
+from dp_vllm.local.resize import free_numbers
 from dp_vllm.local.run_directory import RunDirectory
 
 _EVERYWHERE: Final = (None, "", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
@@ -46,38 +47,54 @@ def arrange(
         config=_engine_config(asked, directory),
         sizes=sizes(settings),
     )
-    replicas = tuple(
-        _replica(str(number), order, share, settings.replica_ports, directory, environ)
-        for number, share in enumerate(_shares(settings, engine, visible))
-    )
+
+    def replicas(numbers: Sequence[int], shares: Sequence[Share]) -> tuple[Replica, ...]:
+        return tuple(
+            _replica(str(number), order, share, settings.replica_ports, directory, environ)
+            for number, share in zip(numbers, shares, strict=True)
+        )
+
+    def more(present: Sequence[Replica], count: int) -> tuple[Replica, ...]:
+        numbers = free_numbers([replica.name for replica in present], count)
+        _demand_apart(settings, max(numbers) + 1)
+        taken = {gpu for replica in present for gpu in replica.gpus}
+        return replicas(numbers, _shares(settings, engine, visible, taken, count))
+
+    copies = settings.data_parallel_size
     uds = settings.uds.absolute() if settings.uds else None
     listen = Listen(settings.host, settings.port, uds, tls=settings.ssl_certfile is not None)
-    _demand_apart(settings)
+    _demand_apart(settings, copies)
     return Deployment(
         model=asked.model,
         engine=engine.name,
-        replicas=replicas,
+        replicas=replicas(range(copies), _shares(settings, engine, visible, set(), copies)),
         listen=listen,
         gateway=_gateway(settings, directory, environ),
         files=_files(asked, directory),
         shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
         directory=directory,
+        more=more,
         warnings=(*asked.notes, *_warnings(settings, visible)),
     )
 
 
-def _shares(settings: Settings, engine: Engine, visible: Visible | None) -> Sequence[Share]:
+def _shares(
+    settings: Settings, engine: Engine, visible: Visible | None, taken: Collection[str], copies: int
+) -> Sequence[Share]:
+    """The GPUs of so many copies, of those that are not taken."""
     groups = settings.gpu_groups
     if visible is None and groups and engine.simulated:
         # So that a command line can be rehearsed.
         visible = Visible(tuple(sorted({gpu for group in groups for gpu in group})), "--gpu-groups")
     if visible is not None:
-        return shares(visible, settings.data_parallel_size, sizes(settings), groups)
+        if groups and taken:
+            return left_over(shares(visible, len(groups), sizes(settings), groups), taken, copies)
+        return shares(without(visible, taken), copies, sizes(settings), groups)
     if groups:
         raise BadSettings(
             f"--gpu-groups: {';'.join(map(','.join, groups))} cannot be used, {engine.name} runs without GPUs"
         )
-    return [Share(())] * settings.data_parallel_size
+    return [Share(())] * copies
 
 
 def _replica(
@@ -133,14 +150,14 @@ def _gateway(settings: Settings, directory: RunDirectory, environ: Mapping[str, 
     )
 
 
-def _demand_apart(settings: Settings) -> None:
-    """Raise BadSettings if the engines' ports leave the range or meet the endpoint's."""
+def _demand_apart(settings: Settings, copies: int) -> None:
+    """Raise BadSettings if the ports of so many engines leave the range or meet the endpoint's."""
     if settings.replica_ports is None:
         return
-    last = settings.replica_ports + settings.data_parallel_size - 1
+    last = settings.replica_ports + copies - 1
     span = f"{settings.replica_ports} to {last}"
     if last > 65535:
-        raise BadSettings(f"--replica-ports: {settings.data_parallel_size} replicas would need the ports {span}")
+        raise BadSettings(f"--replica-ports: {copies} replicas would need the ports {span}")
     if settings.uds is None and settings.replica_ports <= settings.port <= last:
         raise BadSettings(f"--replica-ports: the replicas' ports {span} include the endpoint's own, {settings.port}")
 

@@ -66,7 +66,8 @@ class Child:
         self._keep = keep
         self._changed = changed
         """Called whenever something is new."""
-        self._started_at = 0.0
+        self.started_at = 0.0
+        """When its present life began, or its last one."""
         self._alive = False
         """The program itself runs, or is about to."""
         self._running: Running | None = None
@@ -75,7 +76,7 @@ class Child:
     @property
     def has_begun(self) -> bool:
         """Whether it was ever started."""
-        return self._started_at > 0
+        return self.started_at > 0
 
     @property
     def message(self) -> str:
@@ -115,7 +116,7 @@ class Child:
     def start_seconds(self) -> float:
         """How long its present life took to become ready; 0 before."""
         ready_at = self.observed.ready_at
-        return 0.0 if ready_at is None else ready_at - self._started_at
+        return 0.0 if ready_at is None else ready_at - self.started_at
 
     @property
     def pids(self) -> Guarded | None:
@@ -130,7 +131,7 @@ class Child:
         """Begin a new life; one that was ordered begins a new row of ends."""
         assert not self.observed.running
         self.starts += 1
-        self._started_at = time.monotonic()
+        self.started_at = time.monotonic()
         self.stage = None
         self._alive = True
         ends = self.observed.ends if self.observed.stop is None else ()
@@ -140,6 +141,7 @@ class Child:
     def order_stop(self, stop: Stop) -> None:
         """It is to end; how and when exactly is for `plan` to say."""
         self.observed = replace(self.observed, stop=stop)
+        self._changed()
 
     def note_drained(self) -> None:
         """Nothing is in flight on it any more."""

@@ -4,7 +4,7 @@ The command line makes a `Deployment`, `--dry-run` prints it, the supervisor run
 running now.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +66,11 @@ class Deployment:
     shutdown_timeout_seconds: float
     """How long streams may go on after SIGTERM."""
     directory: RunDirectory
+    more: Callable[[Sequence[Replica], int], tuple[Replica, ...]]
+    """So many further replicas beside the given ones, on GPUs that those leave free.
+
+    Raises DpVllmError with a sentence if there cannot be so many.
+    """
     warnings: tuple[str, ...] = ()
     """Sentences that the user is told before the start."""
 

@@ -66,9 +66,9 @@ class End:
 class Then(enum.Enum):
     """What becomes of a program that was ordered to end, once it has."""
 
-    STAY_DOWN = "stays down"
-    START = "starts again"
-    LEAVE = "leaves"
+    STAY_DOWN = "stay_down"
+    START = "start"
+    LEAVE = "leave"
     """It is no longer part of the run."""
 
 

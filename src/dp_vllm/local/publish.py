@@ -4,6 +4,7 @@ It must not decide anything: it writes what it is shown, and only when that diff
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dp_vllm import endpoints
 from dp_vllm.endpoints import Endpoint, EndpointSet, State
@@ -36,6 +37,11 @@ class Publisher:
         children = {child.name: child.pids for child in (gateway, *replicas)}
         self._write_record({name: pids for name, pids in children.items() if pids is not None})
 
+    @property
+    def generation(self) -> int:
+        """Of what stands in the endpoints file."""
+        return self._published.generation
+
     def draining_since(self, replica: str) -> int | None:
         """The generation since which the file says that this replica gets no more requests; None if it does not."""
         return self._draining_since.get(replica)
@@ -51,7 +57,7 @@ class Publisher:
 
     def _write_record(self, children: dict[str, Guarded]) -> None:
         if children != self._record.children or not self._directory.run.exists():
-            self._record = Record(self._record.supervisor, self._record.model, self._record.url, children)
+            self._record = replace(self._record, children=children)
             run.write(self._directory, self._record)
 
 

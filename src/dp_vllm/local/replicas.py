@@ -12,9 +12,12 @@ from dp_vllm.local.deployment import Replica
 class Replicas:
     """Each replica, and the child that keeps its engine running."""
 
-    def __init__(self, keep: Callable[[Replica], Keep], changed: Callable[[], None]) -> None:
-        """`changed` is called whenever something is new of one of them."""
+    def __init__(
+        self, keep: Callable[[Replica], Keep], added: Callable[[Child], None], changed: Callable[[], None]
+    ) -> None:
+        """`added` is called with each that comes, `changed` whenever something is new of one of them."""
         self._keep = keep
+        self._added = added
         self._changed = changed
         self._members: dict[str, tuple[Replica, Child]] = {}
         self._former: dict[str, int] = {}
@@ -22,26 +25,27 @@ class Replicas:
 
     @property
     def children(self) -> list[Child]:
-        """In the order in which they were added."""
+        """In the order of their numbers."""
         return [child for _, child in self._members.values()]
 
     @property
-    def described(self) -> list[Replica]:
-        """What each of them is, in the same order."""
-        return [replica for replica, _ in self._members.values()]
+    def described(self) -> list[tuple[Replica, Child]]:
+        """The same, with what each of them is."""
+        return list(self._members.values())
 
     def child(self, name: str) -> Child:
         """Raises KeyError if there is no replica of that name."""
         return self._members[name][1]
 
-    def add(self, replica: Replica) -> Child:
+    def add(self, replica: Replica) -> None:
         """Have this one too; it is to be started. Its name may be that of one that is gone."""
         assert replica.name not in self._members
         starts = self._former.get(replica.name, 0)
         child = Child(replica.name, self._keep(replica), self._changed, starts=starts)
-        self._members[replica.name] = (replica, child)
+        members = {**self._members, replica.name: (replica, child)}
+        self._members = dict(sorted(members.items(), key=lambda item: (len(item[0]), item[0])))
+        self._added(child)
         self._changed()
-        return child
 
     def remove(self, name: str) -> None:
         """Forget a replica of which nothing runs any more."""

@@ -41,6 +41,8 @@ class Record:
     url: str
     children: Mapping[str, Guarded]
     """`gateway`, and the replicas by name; only those that run now."""
+    logs: str = ""
+    """The directory of their logs."""
 
 
 def read(directory: RunDirectory) -> Record | None:

@@ -42,6 +42,11 @@ class RunDirectory:
         return self.path / "admin.sock"
 
     @property
+    def supervisor_socket(self) -> Path:
+        """Where the supervisor answers, and takes orders (`dp_vllm.local.standing`)."""
+        return self.path / "supervisor.sock"
+
+    @property
     def keys(self) -> Path:
         """The endpoint's API keys, one a line, if they were given as words or by the environment."""
         return self.path / "keys"

@@ -9,21 +9,20 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from dp_vllm.local import keeps, listen, logs, orphans, pids, plan, probe, run, terminal, words
+from dp_vllm.local import account, admin, keeps, listen, logs, orphans, pids, plan, probe, run, terminal, words
 from dp_vllm.local.child import Child
-from dp_vllm.local.deployment import Deployment, Replica
+from dp_vllm.local.deployment import Deployment
 from dp_vllm.local.narrator import Narrator
-from dp_vllm.local.plan import Action, Stop, Then
+from dp_vllm.local.orders import KILL_SECONDS, Orders
+from dp_vllm.local.plan import Action, Stop
 from dp_vllm.local.publish import Publisher
 from dp_vllm.local.replicas import Replicas
 from dp_vllm.local.run import Record
-
-KILL_SECONDS: Final = 3.0
-"""How long after the deadline of what is in flight everything is killed."""
+from dp_vllm.local.standing import Run
 
 TICK_SECONDS: Final = 0.25
 """How often the loop looks even if nothing new was reported."""
@@ -56,19 +55,27 @@ class Supervisor:
         self._narrator = narrator
         self._wake = asyncio.Event()
         self._gateway = Child("gateway", keeps.gateway(deployment, sockets), self._wake.set)
-        self._replicas = Replicas(partial(keeps.engine, deployment), self._wake.set)
-        record = Record(pids.identify(os.getpid()), deployment.model, deployment.listen.url, {})
+        self._replicas = Replicas(partial(keeps.engine, deployment), self._begin_log, self._wake.set)
+        logs_path = str(deployment.directory.logs)
+        record = Record(pids.identify(os.getpid()), deployment.model, deployment.listen.url, {}, logs_path)
         self._publisher = Publisher(deployment, record)
         self._stop: Stop | None = None
         """The order to end everything."""
         self._status = 0
-        self._begin_log(self._gateway, "gateway")
-        self.add_replicas(deployment.replicas)
+        self.orders = Orders(deployment, self._replicas, narrator, self.standing)
+        """Given from outside while it runs."""
+        self._began_at = time.monotonic()
+        self._begin_log(self._gateway)
+        for replica in deployment.replicas:
+            self._replicas.add(replica)
 
     async def run(self) -> int:
         """The exit status, once nothing runs any more."""
         self._listen_to_signals()
-        async with asyncio.TaskGroup() as tasks:
+        async with (
+            admin.serving(self._deployment.directory.supervisor_socket, self.orders),
+            asyncio.TaskGroup() as tasks,
+        ):
             chores = [tasks.create_task(chore) for chore in (self._rotate_logs(), orphans.reap())]
             while not self._is_over():
                 self._wake.clear()
@@ -83,28 +90,26 @@ class Supervisor:
         self._narrator.say(words.STOPPED)
         return self._status
 
-    def add_replicas(self, replicas: Iterable[Replica]) -> None:
-        """Run these too."""
-        for replica in replicas:
-            child = self._replicas.add(replica)
-            self._begin_log(child, f"replica {child.name}")
-
-    def stop_replica(self, name: str, drain_seconds: float, then: Then = Then.STAY_DOWN) -> None:
-        """End one replica: nothing new is sent to it, what is in flight has `drain_seconds`, then SIGTERM.
-
-        Raises KeyError if there is no replica of that name.
-        """
-        until = time.monotonic() + drain_seconds
-        self._replicas.child(name).order_stop(Stop(until, until + KILL_SECONDS, then))
-        self._wake.set()
+    def standing(self) -> Run:
+        """How the run stands now."""
+        return account.of_run(
+            self._deployment,
+            self._gateway,
+            self._replicas.described,
+            pid=os.getpid(),
+            began_at=self._began_at,
+            generation=self._publisher.generation,
+            stopping=self._stop is not None,
+            now=time.monotonic(),
+        )
 
     @property
     def _children(self) -> list[Child]:
         return [self._gateway, *self._replicas.children]
 
-    def _begin_log(self, child: Child, name: str) -> None:
+    def _begin_log(self, child: Child) -> None:
         logs.rotate(child.log)
-        self._narrator.follow(name, child.log)
+        self._narrator.follow("gateway" if child is self._gateway else f"replica {child.name}", child.log)
 
     def _is_over(self) -> bool:
         return self._stop is not None and not any(child.observed.running for child in self._children)

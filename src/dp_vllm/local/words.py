@@ -84,6 +84,30 @@ def stays_down(name: str, end: End, lines: Sequence[str]) -> str:
     return f"{name} stays down, it failed several times in the same way ({end}){':' if last else ''}{last}"
 
 
+def ordered(names: Sequence[str], then: Then) -> str:
+    return f"{replicas(names)} {_ORDERED[then] if len(names) == 1 else _ORDERED_SEVERAL[then]}"
+
+
+_ORDERED: Final = {
+    Then.STAY_DOWN: "is to end and stays down until `dp-vllm restart`",
+    Then.START: "is to end and is started again",
+    Then.LEAVE: "is to leave",
+}
+_ORDERED_SEVERAL: Final = {
+    Then.STAY_DOWN: "are to end and stay down until `dp-vllm restart`",
+    Then.START: "are to end and are started again",
+    Then.LEAVE: "are to leave",
+}
+
+
+def coming(names: Sequence[str]) -> str:
+    return f"{replicas(names)} {'comes' if len(names) == 1 else 'come'}"
+
+
+def replicas(names: Sequence[str]) -> str:
+    return f"{'replica' if len(names) == 1 else 'replicas'} {', '.join(names)}"
+
+
 def in_flight(count: int, seconds_left: float) -> str:
     return f"{count} {'request' if count == 1 else 'requests'} in flight, {max(1, round(seconds_left))} s left"
 
