@@ -128,6 +128,7 @@ async def test_it_streams_scales_and_rolls_with_no_failed_request(
             await clients.until(2 * CLIENTS)
         await asyncio.to_thread(roll)
     assert len({chat.replica for chat in clients.chats}) >= 6
+    assert "to replica " in kubectl("exec", f"deploy/{NAME}-gateway", "--", "dp-vllm", "explain", "--last", "1")
 
 
 async def test_a_full_cluster_rolls_by_draining(

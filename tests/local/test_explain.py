@@ -99,6 +99,12 @@ def test_the_last_ones_one_request_and_json(runs: Path) -> None:
     )
 
 
+def test_in_a_gateways_container_no_flag_is_needed(runs: Path) -> None:
+    here = {"DP_VLLM_ADMIN_SOCKET": f"{runs}/dp-vllm/busy/admin.sock"}
+    assert "third" in explain(runs, **here).stdout
+    assert explain(runs, "--name", "idle", **here).stdout == "No request has been sent to a replica yet.\n"
+
+
 def test_where_nothing_was_decided_yet_it_says_so(runs: Path) -> None:
     assert told(runs, "--name", "idle") == "No request has been sent to a replica yet.\n"
     assert json.loads(told(runs, "--name", "idle", "--json")) == {"decisions": []}

@@ -14,6 +14,8 @@ Json = dict[str, Any]
 GATEWAYS: Final = 2
 """So many are made where the spec leaves the number to others."""
 _KEYS: Final = "/etc/dp-vllm/api-keys"
+_ADMIN_SOCKET: Final = "/dev/shm/dp-vllm-admin.sock"  # noqa: S108 - 0600, and nobody else is in the container
+"""Every container has this place, also with a read-only root. A volume would make `kubectl drain` ask for a flag."""
 _UNHEARD_SECONDS: Final = 10
 """How long it takes until nobody sends a new connection to a gateway that ends."""
 _LAST_SECONDS: Final = 5
@@ -84,7 +86,10 @@ def _container(model: Model, settings: Settings) -> Json:
         "name": names.GATEWAY_CONTAINER,
         "image": settings.gateway_image if spec.image is UNSET else spec.image,
         "args": _args(model),
-        "env": [{"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}}],
+        "env": [
+            {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+            {"name": names.ADMIN_SOCKET_VARIABLE, "value": _ADMIN_SOCKET},  # for `kubectl exec -- dp-vllm explain`
+        ],
         "ports": [_port("http", names.DEFAULT_PORT), _port("metrics", names.METRICS_PORT)],
         "readinessProbe": _probe("/ready", period_seconds=2, failures=2),
         # Not /health, which says whether a replica is available: to end gateways would bring none back.
@@ -109,6 +114,7 @@ def _args(model: Model) -> list[str]:
         *("--kubernetes-model", model.name),
         *("--port", str(names.DEFAULT_PORT)),
         *("--metrics-port", str(names.METRICS_PORT)),
+        *("--admin-socket", _ADMIN_SOCKET),
         *("--policy", model.spec.gateway.policy.value),
         *("--prefix-weight", str(model.spec.gateway.prefix_weight)),
         *("--shutdown-timeout", str(model.spec.rollout.drain_timeout_seconds)),

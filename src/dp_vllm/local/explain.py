@@ -47,16 +47,21 @@ def main(name: str | None, admin_socket: Path | None, last: int, request_id: str
     """
     if name is not None and admin_socket is not None:
         raise BadSettings("--name and --admin-socket both say which gateway; give one of them")
-    path = admin_socket if admin_socket is not None else _socket_of(str(names.DEFAULT_PORT) if name is None else name)
-    found = _asked(path).decisions
+    found = _asked(admin_socket or _socket_of(name)).decisions
     if request_id is not None:
         found = _of_request(found, request_id)
     _show(found[-last:], as_json)
     return 0
 
 
-def _socket_of(run: str) -> Path:
-    """Where the run's gateway answers. Raises UserError, which names the runs that there are, if it is none of them."""
+def _socket_of(name: str | None) -> Path:
+    """Where the gateway of the run answers, or without a name that of this container, or of the default port's run.
+
+    Raises UserError, which names the runs that there are, if it is none of them.
+    """
+    if name is None and (given := os.environ.get(names.ADMIN_SOCKET_VARIABLE)):
+        return Path(given)
+    run = str(names.DEFAULT_PORT) if name is None else name
     directory = run_directory(run, os.environ)
     if directory.path.is_dir():
         return directory.admin_socket

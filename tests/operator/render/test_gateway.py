@@ -37,6 +37,11 @@ def test_the_gateway_understands_its_words() -> None:
     assert variables(container())["POD_NAMESPACE"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
 
 
+def test_explain_asks_it_where_it_answers_and_it_needs_no_volume_for_that() -> None:
+    assert str(told()["admin_socket"]) == variables(container())[names.ADMIN_SOCKET_VARIABLE]
+    assert "volumes" not in pod()
+
+
 def test_keys_are_a_file_that_may_be_missing() -> None:
     fields: Json = {"apiKeySecretRef": {"name": "keys", "key": "k"}}
     (volume,) = pod(**fields)["volumes"]
@@ -45,7 +50,6 @@ def test_keys_are_a_file_that_may_be_missing() -> None:
     assert volume["secret"] == {"secretName": "keys", "items": [{"key": "k", "path": "keys"}], "optional": True}
     assert str(told(**fields)["api_key_file"]) == f"{mount['mountPath']}/keys"
     assert told()["api_key_file"] is None
-    assert "volumes" not in pod()
 
 
 def test_a_new_gateway_comes_before_an_old_one_goes() -> None:
