@@ -18,7 +18,7 @@ from dp_vllm_gateway import judge, sse
 from dp_vllm_gateway.call import Call
 from dp_vllm_gateway.config import Limits
 from dp_vllm_gateway.headers import Returning, returning
-from dp_vllm_gateway.pool import Lease
+from dp_vllm_gateway.lease import Lease
 from dp_vllm_gateway.relay import Relay
 from dp_vllm_gateway.retry import Failure
 from dp_vllm_gateway.upstream import Connection, Garbage, Headers, UpstreamError

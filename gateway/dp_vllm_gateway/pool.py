@@ -6,7 +6,6 @@ see snapshots. A lease is taken and given back by `with`, so in-flight is back t
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
-from types import TracebackType
 from typing import Final
 
 from dp_vllm import names
@@ -14,6 +13,7 @@ from dp_vllm.endpoints import Endpoint, EndpointSet, State
 from dp_vllm_gateway import engine_metrics
 from dp_vllm_gateway.config import Limits
 from dp_vllm_gateway.facts import Facts
+from dp_vllm_gateway.lease import Lease
 from dp_vllm_gateway.member import NOWHERE, InFlight, Member, Prefill, Seen
 from dp_vllm_gateway.routing import blocks, learned
 from dp_vllm_gateway.routing.load import BYTES_PER_TOKEN
@@ -33,53 +33,6 @@ up, and without that all would go to it until it has as many in flight."""
 
 PANIC_SHARE: Final = 0.5
 """If more than this share of the endpoints is ejected, ejections are not believed: they would bury the rest."""
-
-
-class Lease:
-    """A request's place at an endpoint, from before it is sent to its last byte."""
-
-    __slots__ = ("_facts", "_pool", "_prefill", "_tokens", "member", "reason")
-
-    def __init__(self, pool: "Pool", member: Member, facts: Facts, reason: str, cached_tokens: int) -> None:
-        self._pool = pool
-        self._facts = facts
-        self._tokens = facts.tokens - cached_tokens
-        self.member = member
-        self.reason = reason
-        """Why it is this endpoint."""
-
-    def __enter__(self) -> "Lease":
-        member, facts = self.member, self._facts
-        self._prefill = self._pool.begin_prefill(member, self._tokens, stream=facts.stream)
-        member.requests += 1
-        member.sequences += facts.sequences
-        if facts.blocks:
-            member.remembered.add(facts.blocks)
-        self._pool.begun(member, facts.blocks, self._tokens)
-        return self
-
-    def answering(self) -> None:
-        """The first body byte came: the prompt has been read."""
-        if self._prefill.alone_since:
-            self._pool.read_alone(self.member, self._prefill)
-        self._read()
-        self._pool.less_in_flight()
-
-    def answer_lines(self) -> bytes:
-        """The header lines that tell a client who answers it, and why."""
-        return b"%b%b%b\r\n" % (self.member.answer_line, _REASON, self.reason.encode())
-
-    def _read(self) -> None:
-        self.member.waiting_tokens -= self._prefill.tokens
-        self._prefill.tokens = 0
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._read()
-        self.member.requests -= 1
-        self.member.sequences -= self._facts.sequences
-        self._pool.left()
 
 
 class Pool:
@@ -417,9 +370,6 @@ class Pool:
 
     def _is_fresh(self, member: Member, now: float) -> bool:
         return now < member.available_since + SLOW_START_SECONDS
-
-
-_REASON: Final = f"{names.REASON_HEADER}: ".encode()
 
 
 def _nothing() -> None:

@@ -17,8 +17,9 @@ from dp_vllm_gateway.deaths import Deaths
 from dp_vllm_gateway.decisions import Decisions
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.homes import Homes
+from dp_vllm_gateway.lease import Lease
 from dp_vllm_gateway.member import Member
-from dp_vllm_gateway.pool import Lease, Pool
+from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.queue import Queue
 from dp_vllm_gateway.relay import Relay
 from dp_vllm_gateway.retry import Failure, Verdict

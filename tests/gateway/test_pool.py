@@ -12,8 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from dp_vllm.endpoints import Endpoint, EndpointSet, State
 from dp_vllm.policy import Policy
 from dp_vllm_gateway.facts import Facts
+from dp_vllm_gateway.lease import Lease
 from dp_vllm_gateway.member import Member, Seen
-from dp_vllm_gateway.pool import EJECT_MOST_SECONDS, FAILED_PROBES, SLOW_START_SECONDS, Lease, Pool
+from dp_vllm_gateway.pool import EJECT_MOST_SECONDS, FAILED_PROBES, SLOW_START_SECONDS, Pool
 from dp_vllm_gateway.routing.learned import LEARN_FROM_TOKENS
 from dp_vllm_gateway.routing.load import PREFILL_TOKENS_PER_SECOND
 from dp_vllm_gateway.routing.router import Router

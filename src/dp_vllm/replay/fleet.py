@@ -31,8 +31,9 @@ from dp_vllm.sim.engine import Engine, Limits, Pace
 from dp_vllm.sim.reply import Reply
 from dp_vllm.sim.sequence import Sequence
 from dp_vllm_gateway.facts import Facts
+from dp_vllm_gateway.lease import Lease
 from dp_vllm_gateway.member import Seen
-from dp_vllm_gateway.pool import Lease, Pool
+from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.routing.router import Router
 
 START_SECONDS: Final = 1.0
