@@ -45,6 +45,13 @@ def serve(words: tuple[str, ...]) -> int:
     return run(request.deployment)
 
 
+@commands.command(cls=_Verbatim, short_help="Whether serving MODEL will work here, and what is wrong if it did not.")
+def doctor(words: tuple[str, ...]) -> int:
+    from dp_vllm.doctor.command import main as command
+
+    return command(words)
+
+
 @commands.command(cls=_Verbatim, short_help="Which GPUs belong together, by the links between them.")
 def topo(words: tuple[str, ...]) -> int:
     from dp_vllm.topology.command import topo as command

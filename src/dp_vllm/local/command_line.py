@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dp_vllm.engine.flags import Typed
 from dp_vllm.errors import BadSettings
 from dp_vllm.local import engines
 from dp_vllm.local.arrange import arrange, run_name
 from dp_vllm.local.deployment import Deployment
 from dp_vllm.local.flags import config_file, split
 from dp_vllm.local.flags.settings import Settings
+from dp_vllm.local.flags.split import Asked
 from dp_vllm.local.gpus import visible_to
 from dp_vllm.local.run_directory import SOCKET_PATH_BYTES, run_directory
 
@@ -29,11 +31,11 @@ def understand(words: Sequence[str], environ: Mapping[str, str]) -> Request | No
     items = split.FLAGS.read(words)
     if split.wants_help(items):
         return None
-    path = split.config_path(items)
-    file = config_file.load(Path(path), split.FLAGS) if path is not None else None
-    asked = split.divide(items, file, environ)
+    asked = divided(items, environ)
     settings = asked.settings
-    _demand_usable(settings)
+    if settings.json and not settings.dry_run:
+        raise BadSettings("--json goes with --dry-run, whose table it prints as JSON")
+    demand_usable(settings)
     directory = run_directory(run_name(settings), environ, log_dir=settings.log_dir)
     engine, notes = engines.find(settings.engine, environ)
     visible = visible_to(engine, settings.device_ids, environ)
@@ -42,10 +44,15 @@ def understand(words: Sequence[str], environ: Mapping[str, str]) -> Request | No
     return Request(deployment, settings.dry_run, settings.json)
 
 
-def _demand_usable(settings: Settings) -> None:
+def divided(items: Sequence[Typed], environ: Mapping[str, str], *, needs_model: bool = True) -> Asked:
+    """The flags and those of the `--config` file, between the endpoint and the engine. Raises BadSettings."""
+    path = split.config_path(items)
+    file = config_file.load(Path(path), split.FLAGS) if path is not None else None
+    return split.divide(items, file, environ, needs_model=needs_model)
+
+
+def demand_usable(settings: Settings) -> None:
     """Raise BadSettings for paths that cannot serve, before a child stumbles over them."""
-    if settings.json and not settings.dry_run:
-        raise BadSettings("--json goes with --dry-run, whose table it prints as JSON")
     paths = {
         "--api-key-file": settings.api_key_file,
         "--ssl-certfile": settings.ssl_certfile,

@@ -33,6 +33,12 @@ class Machine:
 
 def ask(environ: Mapping[str, str], probe: Sequence[str] = _PROBE, limit_seconds: float = LIMIT_SECONDS) -> Machine:
     """Ask the driver. Takes up to the limit, and never fails: what is not known is told in the answer."""
+    output, silence = output_of(probe, environ, limit_seconds)
+    return _understood(output, silence)
+
+
+def output_of(probe: Sequence[str], environ: Mapping[str, str], limit_seconds: float) -> tuple[bytes, str]:
+    """What a program that asks the driver wrote within the limit, and what is to be said if that is nothing."""
     process = subprocess.Popen(
         probe, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=dict(environ), start_new_session=True
     )
@@ -45,7 +51,7 @@ def ask(environ: Mapping[str, str], probe: Sequence[str] = _PROBE, limit_seconds
             process.communicate(timeout=0.5)  # a process that hangs in the driver cannot be waited for
         output = error.output or b""
         silence = f"the driver did not answer within {limit_seconds:g} s (does nvidia-smi hang too?)"
-    return _understood(output, silence)
+    return output, silence
 
 
 def _understood(output: bytes, silence: str) -> Machine:

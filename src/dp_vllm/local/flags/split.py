@@ -68,11 +68,14 @@ def config_path(items: Iterable[Typed]) -> str | None:
     return paths[0] if paths else None
 
 
-def divide(items: Iterable[Typed], file: ConfigFile | None, environ: Mapping[str, str]) -> Asked:
+def divide(
+    items: Iterable[Typed], file: ConfigFile | None, environ: Mapping[str, str], *, needs_model: bool = True
+) -> Asked:
     """Divide a command line that `FLAGS` read, and its `--config` file, between the endpoint and the engine.
 
     Flags win over the file, the file over the environment; of a flag that is repeated the last counts. Raises
-    BadSettings with the flag, the value and what is allowed.
+    BadSettings with the flag, the value and what is allowed; the model may be missing, and is then empty, unless it
+    `needs_model`.
     """
     typed = tuple(items)
     from_file = _from_file(file) if file else []
@@ -84,7 +87,7 @@ def divide(items: Iterable[Typed], file: ConfigFile | None, environ: Mapping[str
     if settings.data_parallel_size > 1 and _is_on(refusals.EXPERT_PARALLEL, engine):
         raise BadSettings(refusals.expert_refusal(settings.data_parallel_size))
     return Asked(
-        model=_model(typed, from_file),
+        model=_model(typed, from_file, needed=needs_model),
         settings=settings,
         engine_words=tuple(word for item in engine for word in item.words),
         engine_flags=frozenset(item.flag.name for item in engine if item.flag),
@@ -192,7 +195,7 @@ def _with_keys(settings: Settings, environ: Mapping[str, str]) -> Settings:
     return settings
 
 
-def _model(typed: Iterable[Typed], from_file: Iterable[_Given]) -> str:
+def _model(typed: Iterable[Typed], from_file: Iterable[_Given], *, needed: bool) -> str:
     items = tuple(typed)
     plain = [item.words[0] for item in items if not item.spelling]
     flagged = [_only_value(_Given(item, _MODEL)) for item in items if item.flag and item.flag.name == _MODEL]
@@ -205,6 +208,8 @@ def _model(typed: Iterable[Typed], from_file: Iterable[_Given]) -> str:
     in_file = [_only_value(one) for one in from_file if one.item.flag and one.item.flag.name == _MODEL]
     if models or in_file:
         return _named((models or in_file)[-1])
+    if not needed:
+        return ""
     greedy = [item.spelling for item in items if item.values and (not item.flag or item.flag.takes in _GREEDY)]
     taken = f" ({greedy[-1]} took the words behind it, so put MODEL first)" if greedy else ""
     raise BadSettings(f"MODEL is missing{taken}, for example: {EXAMPLE}")

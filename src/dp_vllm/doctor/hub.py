@@ -1,0 +1,104 @@
+"""What the Hugging Face hub says of a model, within a time limit: is it there, may we have it, how large is it."""
+
+import http.client
+import json
+import queue
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+LIMIT_SECONDS: Final = 10.0
+"""How long the hub may take in all, looking up its name included."""
+_READ_SECONDS: Final = 5.0
+_MOST_BYTES: Final = 16 * 2**20
+_ON: Final = ("1", "on", "true", "yes")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was learned."""
+
+    silence: str = ""
+    """Why nothing was: offline, no network."""
+    refused: int = 0
+    """The status with which the hub refused the model's files; 0 if it gives them."""
+    absent: bool = False
+    """There is no such model, or none that this token may see."""
+    files: Mapping[str, int] = field(default_factory=dict)
+    """Sizes in bytes."""
+    config: Any = None
+    """What is in config.json; None if that is not known."""
+
+
+def ask(model: str, revision: str, environ: Mapping[str, str], limit_seconds: float = LIMIT_SECONDS) -> Answer:
+    """Ask the hub. Takes up to the limit, and never fails."""
+    if environ.get("HF_HUB_OFFLINE", "").lower() in _ON or environ.get("TRANSFORMERS_OFFLINE", "").lower() in _ON:
+        return Answer("HF_HUB_OFFLINE is set")
+    if environ.get("VLLM_USE_MODELSCOPE", "").lower() in _ON:
+        return Answer("VLLM_USE_MODELSCOPE is set, and that hub is not asked")
+    answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+    asked = threading.Thread(target=lambda: answers.put(_asked(model, revision, environ)), daemon=True)
+    asked.start()  # a name server that is silent cannot be told to hurry
+    try:
+        return answers.get(timeout=limit_seconds)
+    except queue.Empty:
+        return Answer(f"{_home(environ)} did not answer within {limit_seconds:g} s")
+
+
+def token(environ: Mapping[str, str]) -> str:
+    """As huggingface_hub finds it; empty if there is none."""
+    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if given := environ.get(variable, "").strip():
+            return given
+    path = Path(environ.get("HF_TOKEN_PATH") or home(environ) / "token")
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def home(environ: Mapping[str, str]) -> Path:
+    """Where the hub's things are kept."""
+    if given := environ.get("HF_HOME"):
+        return Path(given).expanduser()
+    cache = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or "/") / ".cache")
+    return Path(cache) / "huggingface"
+
+
+def _home(environ: Mapping[str, str]) -> str:
+    return environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def _asked(model: str, revision: str, environ: Mapping[str, str]) -> Answer:
+    name, branch = urllib.parse.quote(model), urllib.parse.quote(revision or "main", safe="")
+    headers = {"User-Agent": "dp-vllm"}
+    if given := token(environ):
+        headers["Authorization"] = f"Bearer {given}"
+    try:
+        said = _get(f"{_home(environ)}/api/models/{name}/revision/{branch}?blobs=true", headers)
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403, 404):
+            return Answer(absent=True, refused=error.code)
+        return Answer(f"{_home(environ)} answers {error.code}")
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return Answer(f"{_home(environ)} cannot be reached ({getattr(error, 'reason', None) or error})")
+    listed = said.get("siblings", []) if isinstance(said, dict) else []
+    files = {str(one.get("rfilename")): int(one.get("size") or 0) for one in listed}
+    try:
+        config = _get(f"{_home(environ)}/{name}/resolve/{branch}/config.json", headers)
+    except urllib.error.HTTPError as error:
+        return Answer(files=files, refused=error.code if error.code in (401, 403) else 0)
+    except (OSError, ValueError, http.client.HTTPException):
+        return Answer(files=files)
+    return Answer(files=files, config=config)
+
+
+def _get(url: str, headers: Mapping[str, str]) -> Any:
+    request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 - the hub that HF_ENDPOINT names
+    with urllib.request.urlopen(request, timeout=_READ_SECONDS) as response:  # noqa: S310
+        return json.loads(response.read(_MOST_BYTES))
