@@ -8,17 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from dp_vllm.crd.structural import Rule
-from dp_vllm.spec import MOUNTED_AT, owned_flags, owned_variables
+from dp_vllm.spec import MOUNTED_AT, object_name, owned_flags, owned_variables
 from dp_vllm.spec.owned_flags import Owned
-
-LONGEST_NAME: Final = 40
-"""The objects made for a DPModel have its name and more, and no label may be longer than 63."""
 
 OBJECT: Final = (
     Rule(
-        f"self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && self.metadata.name.size() <= {LONGEST_NAME}",
-        f"metadata.name must have at most {LONGEST_NAME} small letters, digits and dashes, a letter first and no dash "
-        "last, as the name of a Service; what clients call the model is spec.servedModelName",
+        f"self.metadata.name.matches('{object_name.PATTERN}') && self.metadata.name.size() <= {object_name.LONGEST}",
+        object_name.MUST,
     ),
 )
 
