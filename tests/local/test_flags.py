@@ -75,7 +75,7 @@ def abbreviations(spelling: str) -> tuple[str, ...]:
 @st.composite
 def our_flags(draw: st.DrawFn) -> tuple[Setting, list[str]]:
     """A flag of ours in any spelling, with a value that is allowed. (TLS flags go together: not these.)"""
-    names = [name for name in SETTINGS if not name.startswith(("--ssl", "--api"))]
+    names = [name for name in SETTINGS if not name.startswith(("--ssl", "--api", "--file"))]
     setting = SETTINGS[draw(st.sampled_from(names))]
     spelling = draw(st.sampled_from(setting.flag.spellings))
     if spelling.startswith("--"):

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from dp_vllm.doctor.examine import examine
 from dp_vllm.doctor.finding import Finding, Level
+from dp_vllm.errors import BadSettings
 from dp_vllm.local import command_line
 from dp_vllm.local.flags import split
 
@@ -34,6 +35,8 @@ def main(words: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
         click.echo(_HELP)
         return 0
     asked = command_line.divided(items, environ, needs_model=False)
+    if asked.settings.file:
+        raise BadSettings("--file: one model is looked at at a time; give MODEL and its flags")
     command_line.demand_usable(asked.settings)
     findings = examine(asked, environ)
     return _as_json(findings) if asked.settings.json else _as_lines(findings)

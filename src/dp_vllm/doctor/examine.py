@@ -14,10 +14,11 @@ from dp_vllm.doctor.nvml import Card, Cards
 from dp_vllm.engine.command import Engine
 from dp_vllm.errors import DpVllmError
 from dp_vllm.local import engines
-from dp_vllm.local.arrange import arrange, run_name, sizes
+from dp_vllm.local.arrange import arrange, engine_config, run_name
 from dp_vllm.local.deployment import Deployment, Listen
 from dp_vllm.local.flags.split import Asked
 from dp_vllm.local.gpus import visible_to
+from dp_vllm.local.models import sizes, typed
 from dp_vllm.local.run_directory import run_directory
 from dp_vllm.topology import ids
 from dp_vllm.topology.nvml import Device
@@ -89,7 +90,8 @@ def _run(case: _Case) -> Generator[Finding, None, _Case]:
         return case
     try:
         visible = visible_to(case.engine, settings.device_ids, case.environ)
-        case = replace(case, deployment=arrange(case.asked, case.engine, visible, directory, case.environ))
+        models = (typed(case.asked, engine_config(case.asked, directory)),)
+        case = replace(case, deployment=arrange(case.asked, models, case.engine, visible, directory, case.environ))
     except DpVllmError as error:
         yield problem("replicas", str(error))
     else:

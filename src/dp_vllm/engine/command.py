@@ -6,7 +6,7 @@ Pure: it knows what an engine must be told, not who starts it or on which GPUs i
 import functools
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -107,6 +107,8 @@ class Order:
     """The long names of those flags, and of the ones in `config`."""
     config: Path | None = None
     sizes: Sizes = Sizes()
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """The user's variables for the engine."""
 
 
 def replica_command(order: Order, address: str, gpus: Sequence[str], environ: Mapping[str, str]) -> Command:
@@ -124,7 +126,7 @@ def replica_command(order: Order, address: str, gpus: Sequence[str], environ: Ma
             *(word for name, values in _ADDED if name not in order.flags for word in (name, *values)),
             *_listening(address),
         ),
-        variables=_variables(gpus, environ),
+        variables={**order.variables, **_variables(gpus, environ)},
         unset=tuple(sorted(name for name in environ if _is_foreign(name))),
     )
 

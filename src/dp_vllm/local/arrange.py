@@ -1,30 +1,23 @@
 """Makes the deployment out of what was asked, the engine that was found and the GPUs that are visible. Pure."""
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from dp_vllm.engine.command import Command, Engine, Order, Sizes, replica_command
 from dp_vllm.errors import BadSettings
 from dp_vllm.local.deployment import Deployment, Listen, Replica
+from dp_vllm.local.division import divided, further
 from dp_vllm.local.flags.settings import Settings
 from dp_vllm.local.flags.split import Asked
-from dp_vllm.local.gpus import TASKSET, Share, Visible, left_over, shares, without
+from dp_vllm.local.gpus import TASKSET, Share, Visible
+from dp_vllm.local.models import Model
 from dp_vllm.local.resize import free_numbers
 from dp_vllm.local.run_directory import RunDirectory
 
 _EVERYWHERE: Final = (None, "", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
-
-
-def sizes(settings: Settings) -> Sizes:
-    """How one replica is spread over GPUs."""
-    return Sizes(
-        tensor=settings.tensor_parallel_size,
-        pipeline=settings.pipeline_parallel_size,
-        prefill_context=settings.prefill_context_parallel_size,
-    )
 
 
 def run_name(settings: Settings) -> str:
@@ -35,80 +28,68 @@ def run_name(settings: Settings) -> str:
 
 
 def arrange(
-    asked: Asked, engine: Engine, visible: Visible | None, directory: RunDirectory, environ: Mapping[str, str]
+    asked: Asked,
+    models: Sequence[Model],
+    engine: Engine,
+    visible: Visible | None,
+    directory: RunDirectory,
+    environ: Mapping[str, str],
 ) -> Deployment:
     """The whole deployment. `visible` is None if the engines use no GPUs."""
     settings = asked.settings
-    order = Order(
-        engine=engine,
-        model=asked.model,
-        words=asked.engine_words,
-        flags=asked.engine_flags,
-        config=_engine_config(asked, directory),
-        sizes=sizes(settings),
-    )
-
-    def replicas(numbers: Sequence[int], shares: Sequence[Share]) -> tuple[Replica, ...]:
-        return tuple(
-            _replica(str(number), order, share, settings.replica_ports, directory, environ)
-            for number, share in zip(numbers, shares, strict=True)
-        )
+    place = _Place(engine, settings.replica_ports, directory, environ)
+    count = sum(model.copies for model in models)
+    _demand_apart(settings, count)
 
     def more(present: Sequence[Replica], count: int) -> tuple[Replica, ...]:
+        assert len(models) == 1
         numbers = free_numbers([replica.name for replica in present], count)
         _demand_apart(settings, max(numbers) + 1)
         taken = {gpu for replica in present for gpu in replica.gpus}
-        return replicas(numbers, _shares(settings, engine, visible, taken, count))
+        return tuple(_replicas(models[0], numbers, further(models[0], engine, visible, taken, count, groups), 0, place))
 
-    copies = settings.data_parallel_size
+    groups = settings.gpu_groups
+    replicas: list[Replica] = []
+    for model, shares in zip(models, divided(models, engine, visible, groups), strict=True):
+        replicas += _replicas(model, range(model.copies), shares, len(replicas), place)
     uds = settings.uds.absolute() if settings.uds else None
     listen = Listen(settings.host, settings.port, uds, tls=settings.ssl_certfile is not None)
-    _demand_apart(settings, copies)
     return Deployment(
-        model=asked.model,
+        model=", ".join(model.model for model in models),
         engine=engine.name,
-        replicas=replicas(range(copies), _shares(settings, engine, visible, set(), copies)),
+        replicas=tuple(replicas),
         listen=listen,
         gateway=_gateway(settings, directory, environ),
         files=_files(asked, directory),
         shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
         directory=directory,
         more=more,
-        warnings=(*asked.notes, *_warnings(settings, visible)),
+        warnings=(*asked.notes, *_warnings(settings, models, visible)),
     )
 
 
-def _shares(
-    settings: Settings, engine: Engine, visible: Visible | None, taken: Collection[str], copies: int
-) -> Sequence[Share]:
-    """The GPUs of so many copies, of those that are not taken."""
-    groups = settings.gpu_groups
-    if visible is None and groups and engine.simulated:
-        # So that a command line can be rehearsed.
-        visible = Visible(tuple(sorted({gpu for group in groups for gpu in group})), "--gpu-groups")
-    if visible is not None:
-        if groups and taken:
-            return left_over(shares(visible, len(groups), sizes(settings), groups), taken, copies)
-        return shares(without(visible, taken), copies, sizes(settings), groups)
-    if groups:
-        raise BadSettings(
-            f"--gpu-groups: {';'.join(map(','.join, groups))} cannot be used, {engine.name} runs without GPUs"
-        )
-    return [Share(())] * copies
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where replicas are started, and with what."""
+
+    engine: Engine
+    ports: int | None
+    directory: RunDirectory
+    environ: Mapping[str, str]
 
 
-def _replica(
-    name: str,
-    order: Order,
-    share: Share,
-    ports: int | None,
-    directory: RunDirectory,
-    environ: Mapping[str, str],
-) -> Replica:
-    address = f"unix:{directory.replica_socket(name)}" if ports is None else f"127.0.0.1:{ports + int(name)}"
-    command = _near(share.cpus, order, replica_command(order, address, share.gpus, environ))
-    worst_link = None if share.worst_link is None else str(share.worst_link)
-    return Replica(name, share.gpus, command, address, worst_link)
+def _replicas(
+    model: Model, numbers: Sequence[int], shares: Sequence[Share], before: int, place: _Place
+) -> Iterator[Replica]:
+    """Replicas of one model by their numbers; so many of other models come before them."""
+    order = Order(place.engine, model.model, model.words, model.flags, model.config, model.sizes, model.variables)
+    for number, share in zip(numbers, shares, strict=True):
+        name = f"{model.name}-{number}" if model.name else str(number)
+        socket = f"unix:{place.directory.replica_socket(name)}"
+        address = socket if place.ports is None else f"127.0.0.1:{place.ports + before + number}"
+        command = _near(share.cpus, order, replica_command(order, address, share.gpus, place.environ))
+        worst_link = None if share.worst_link is None else str(share.worst_link)
+        yield Replica(name, share.gpus, command, address, worst_link, model.served)
 
 
 def _near(cpus: str, order: Order, command: Command) -> Command:
@@ -118,7 +99,8 @@ def _near(cpus: str, order: Order, command: Command) -> Command:
     return replace(command, argv=(TASKSET, "--cpu-list", cpus, *command.argv))
 
 
-def _engine_config(asked: Asked, directory: RunDirectory) -> Path | None:
+def engine_config(asked: Asked, directory: RunDirectory) -> Path | None:
+    """The `--config` file that engines are to read: the user's, or the copy of it that is theirs."""
     if asked.config_text is not None:
         return directory.engine_config
     return asked.config.path if asked.config else None
@@ -162,7 +144,7 @@ def _demand_apart(settings: Settings, copies: int) -> None:
         raise BadSettings(f"--replica-ports: the replicas' ports {span} include the endpoint's own, {settings.port}")
 
 
-def _warnings(settings: Settings, visible: Visible | None) -> tuple[str, ...]:
+def _warnings(settings: Settings, models: Sequence[Model], visible: Visible | None) -> tuple[str, ...]:
     warnings = []
     has_keys = settings.api_key or settings.api_key_file
     if not has_keys and settings.uds is None and settings.host in _EVERYWHERE:
@@ -170,18 +152,19 @@ def _warnings(settings: Settings, visible: Visible | None) -> tuple[str, ...]:
             "everybody who reaches this machine can use the endpoint: it listens on all interfaces and asks for no "
             "key; give it --api-key KEY, or --host 127.0.0.1"
         )
-    if visible and visible.doubt and _links_count(settings, visible):
+    if visible and visible.doubt and not settings.gpu_groups and any(_links_count(m.sizes, visible) for m in models):
         warnings.append(
-            f"it is not known what joins the GPUs, so replicas get them in index order: {visible.doubt}; "
-            "--gpu-groups '0,1;2,3' gives them others"
+            f"it is not known what joins the GPUs, so replicas get them in index order: {visible.doubt}"
+            + ("" if settings.file else "; --gpu-groups '0,1;2,3' gives them others")
         )
-    fitting = len(visible.ids) // sizes(settings).gpus if visible else 0
-    if settings.data_parallel_size == 1 and fitting > 1:
-        warnings.append(f"one replica leaves GPUs unused; -dp {fitting} would use all that there is room for")
+    only = models[0] if len(models) == 1 else None
+    fitting = len(visible.ids) // only.sizes.gpus if visible and only and only.uses_gpus else 0
+    if only and only.copies == 1 and fitting > 1:
+        more = f"replicas: {fitting}" if settings.file else f"-dp {fitting}"
+        warnings.append(f"one replica leaves GPUs unused; {more} would use all that there is room for")
     return tuple(warnings)
 
 
-def _links_count(settings: Settings, visible: Visible) -> bool:
+def _links_count(sizes: Sizes, visible: Visible) -> bool:
     """Whether the links between the GPUs would have decided anything."""
-    chosen = 1 < sizes(settings).gpus < len(visible.ids) or settings.pipeline_parallel_size > 1
-    return chosen and not settings.gpu_groups
+    return 1 < sizes.gpus < len(visible.ids) or sizes.pipeline > 1

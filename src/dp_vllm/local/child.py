@@ -46,6 +46,8 @@ class Keep:
     """Where it will listen: `host:port`, or `unix:/path`, which a former life left and is removed before each start."""
     gpu_memory: GpuMemory | None = None
     """What has to be back before each further start."""
+    models: tuple[str, ...] = ()
+    """What clients call the model that it serves, where that is known beforehand."""
 
 
 class Child:
@@ -96,6 +98,11 @@ class Child:
     def address(self) -> str:
         """Where it listens while it runs."""
         return self._keep.address
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """What clients call the model that it serves, where that is known beforehand."""
+        return self._keep.models
 
     @property
     def log(self) -> Path:

@@ -5,16 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dp_vllm.engine.command import Engine
 from dp_vllm.engine.flags import Typed
 from dp_vllm.errors import BadSettings
-from dp_vllm.local import engines
-from dp_vllm.local.arrange import arrange, run_name
+from dp_vllm.local import engines, model_files, models
+from dp_vllm.local.arrange import arrange, engine_config, run_name
 from dp_vllm.local.deployment import Deployment
 from dp_vllm.local.flags import config_file, split
 from dp_vllm.local.flags.settings import Settings
 from dp_vllm.local.flags.split import Asked
 from dp_vllm.local.gpus import visible_to
-from dp_vllm.local.run_directory import SOCKET_PATH_BYTES, run_directory
+from dp_vllm.local.models import Model
+from dp_vllm.local.run_directory import SOCKET_PATH_BYTES, RunDirectory, run_directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,25 @@ def understand(words: Sequence[str], environ: Mapping[str, str]) -> Request | No
     demand_usable(settings)
     directory = run_directory(run_name(settings), environ, log_dir=settings.log_dir)
     engine, notes = engines.find(settings.engine, environ)
+    wanted, left_out = _models(asked, engine, directory, environ)
     visible = visible_to(engine, settings.device_ids, environ)
-    deployment = arrange(asked, engine, visible, directory, environ)
-    deployment = replace(deployment, warnings=(*notes, *deployment.warnings))
+    deployment = arrange(asked, wanted, engine, visible, directory, environ)
+    deployment = replace(deployment, warnings=(*notes, *left_out, *deployment.warnings))
     return Request(deployment, settings.dry_run, settings.json)
+
+
+def _models(
+    asked: Asked, engine: Engine, directory: RunDirectory, environ: Mapping[str, str]
+) -> tuple[tuple[Model, ...], tuple[str, ...]]:
+    """The models to serve, and what is not used of what was said of them."""
+    if not asked.settings.file:
+        return (models.typed(asked, engine_config(asked, directory)),), ()
+    held = model_files.read(asked.settings.file)
+    keys = bool(asked.settings.api_key or asked.settings.api_key_file)
+    found = models.written(held.models, environ, keys=keys)
+    if not engine.simulated:
+        model_files.demand_there(found)
+    return found, (*held.left_out, *filter(None, map(models.left_out, held.models)))
 
 
 def divided(items: Sequence[Typed], environ: Mapping[str, str], *, needs_model: bool = True) -> Asked:

@@ -37,7 +37,7 @@ class Replica:
     """One complete copy of the model: one engine to keep running."""
 
     name: str
-    """"0", "1", ... in the order of its GPUs."""
+    """"0", "1", ... in the order of its GPUs; "chat-0" where there are several models."""
     gpus: tuple[str, ...]
     """What its CUDA_VISIBLE_DEVICES holds; empty if it uses no GPUs."""
     command: Command
@@ -45,6 +45,8 @@ class Replica:
     """Where the engine will listen: `unix:/path` (to be unlinked before each start) or `host:port`."""
     worst_link: str | None = None
     """The slowest link between any two of its GPUs, as `nvidia-smi topo -m` writes it; None if it is not known."""
+    models: tuple[str, ...] = ()
+    """What clients call its model; empty if its engine is to be asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Deployment:
     """One run."""
 
     model: str
+    """For people: all of them, if there are several."""
     engine: str
     """For people: `vllm 0.32.0`, `sim`."""
     replicas: tuple[Replica, ...]

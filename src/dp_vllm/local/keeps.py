@@ -54,5 +54,6 @@ def engine(deployment: Deployment, replica: Replica) -> Keep:
         stage=engine_log.stage,
         cause=engine_log.likely_cause,
         address=replica.address,
+        models=replica.models,
         gpu_memory=GpuMemory(replica.gpus) if replica.gpus else None,
     )

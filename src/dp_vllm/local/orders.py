@@ -46,6 +46,8 @@ class Orders:
     def scale(self, order: ScaleOrder) -> None:
         """Have so many replicas from now on."""
         self._demand_running()
+        if any(child.models for child in self._replicas.children):
+            raise UserError("this run serves several models, whose numbers of replicas are those of its file")
         children = self._replicas.children
         stops = {child.name: child.observed.stop for child in children}
         leaving = {name for name, stop in stops.items() if stop and stop.then is Then.LEAVE}

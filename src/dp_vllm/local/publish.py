@@ -53,6 +53,7 @@ class Publisher:
             incarnation=str(replica.starts),
             state=replica.state,
             message=_message(replica),
+            models=replica.models,
         )
 
     def _write_record(self, children: dict[str, Guarded]) -> None:

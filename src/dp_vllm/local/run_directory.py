@@ -66,8 +66,15 @@ class RunDirectory:
         return self.logs / "gateway.log"
 
     def replica_socket(self, replica: str) -> Path:
-        """The unix socket that the engine of this replica listens on."""
-        return self.path / f"replica-{replica}.sock"
+        """The unix socket that the engine of this replica listens on. Raises UserError if its path is too long."""
+        path = self.path / f"replica-{replica}.sock"
+        size = len(os.fsencode(path))
+        if size > SOCKET_PATH_BYTES:
+            raise UserError(
+                f"{self.path} is too long a path to keep sockets in ({size} bytes with {path.name}, at most "
+                f"{SOCKET_PATH_BYTES}); give a shorter --name, or set XDG_RUNTIME_DIR to a shorter path of your own"
+            )
+        return path
 
     def replica_log(self, replica: str) -> Path:
         return self.logs / f"replica-{replica}.log"
@@ -89,12 +96,7 @@ def run_directory(
         )
     path = _runtime(environ, os.getuid() if uid is None else uid) / name
     directory = RunDirectory(path, log_dir.absolute() if log_dir else _state(environ, path) / name)
-    longest = os.fsencode(directory.replica_socket("9999"))
-    if len(longest) > SOCKET_PATH_BYTES:
-        raise UserError(
-            f"{path} is too long a path to keep unix sockets in ({len(longest)} bytes with the socket's name, at most "
-            f"{SOCKET_PATH_BYTES}); give a shorter --name, or set XDG_RUNTIME_DIR to a shorter directory of your own"
-        )
+    directory.replica_socket("9999")
     return directory
 
 

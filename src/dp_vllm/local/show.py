@@ -126,6 +126,7 @@ def print_json(deployment: Deployment) -> None:
         "replicas": [
             {
                 "name": one.name,
+                "models": one.models,
                 "gpus": one.gpus,
                 "worst_link": one.worst_link,
                 "address": one.address,

@@ -28,6 +28,7 @@ def greeting(deployment: Deployment) -> str:
             for each in deployment.replicas
             if each.gpus
         ),
+        *_models(deployment),
         f"  endpoint    {deployment.listen.url}{'' if deployment.listen.uds else '/v1'}",
         f"  logs        {deployment.directory.logs}",
         "",
@@ -37,6 +38,12 @@ def greeting(deployment: Deployment) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _models(deployment: Deployment) -> list[str]:
+    """Who serves what, where there are several models."""
+    grouped = itertools.groupby(deployment.replicas, lambda replica: replica.models)
+    return [f"  {', '.join(models)}: {', '.join(each.name for each in group)}" for models, group in grouped if models]
 
 
 def joined(replica: Replica) -> str:
@@ -60,7 +67,10 @@ def _curl_target(listen: Listen) -> str:
 
 
 def _served_name(deployment: Deployment) -> str:
-    argv = deployment.replicas[0].command.argv
+    first = deployment.replicas[0]
+    if first.models:
+        return first.models[0]
+    argv = first.command.argv
     for word, following in itertools.pairwise(argv):
         if word == "--served-model-name":
             return following

@@ -60,6 +60,7 @@ def _objects(text: str, source: str) -> Iterator[tuple[yaml.MappingNode, dict[An
         loader = yaml.SafeLoader(text)
         while loader.check_node():
             node = loader.get_node()
+            assert node is not None
             if node.tag == "tag:yaml.org,2002:null":
                 continue  # nothing between two ---
             if not isinstance(node, yaml.MappingNode):

@@ -23,6 +23,8 @@ class Settings:
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     prefill_context_parallel_size: int = 1
+    file: tuple[Path, ...] = ()
+    """Files of DPModel objects, instead of MODEL; `-` is the standard input."""
     device_ids: tuple[str, ...] = ()
     gpu_groups: given.Groups = ()
     """The GPUs of each replica; empty to have them chosen."""
@@ -70,6 +72,8 @@ class Setting:
     takes: Takes = Takes.ONE
     secret: bool = False
     """The value is never shown."""
+    adds: bool = False
+    """All values count of a flag that is repeated, and not the last alone."""
 
     @property
     def flag(self) -> Flag:
@@ -83,6 +87,15 @@ class Setting:
 
 
 REPLICAS: Final = (
+    Setting(
+        "--file",
+        "FILE.yaml",
+        "",
+        "instead of MODEL: DPModel objects, each a model with its own replicas and flags (dp-vllm export prints one)",
+        values.path,
+        also=("-f",),
+        adds=True,
+    ),
     Setting(
         "--data-parallel-size",
         "N",

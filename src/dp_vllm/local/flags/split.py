@@ -11,7 +11,7 @@ from typing import Any, Final
 from dp_vllm import names
 from dp_vllm.engine.flags import Flag, Flags, Takes, Typed, vllm_flags
 from dp_vllm.errors import BadSettings
-from dp_vllm.local.flags import config_file, refusals, typos
+from dp_vllm.local.flags import beside_file, config_file, refusals, typos
 from dp_vllm.local.flags.config_file import ConfigFile
 from dp_vllm.local.flags.settings import SETTINGS, Settings
 
@@ -35,6 +35,7 @@ class Asked:
     """What somebody asked for."""
 
     model: str
+    """Empty if the models are in files."""
     settings: Settings
     engine_words: tuple[str, ...]
     """The engine's flags, each exactly as typed and in that order."""
@@ -86,8 +87,12 @@ def divide(
     settings = _settings(given, environ)
     if settings.data_parallel_size > 1 and _is_on(refusals.EXPERT_PARALLEL, engine):
         raise BadSettings(refusals.expert_refusal(settings.data_parallel_size))
+    if settings.file:
+        beside_file.demand_none(
+            [*((one.source, one.item) for one in from_file), *((item.spelling, item) for item in typed)], _OURS
+        )
     return Asked(
-        model=_model(typed, from_file, needed=needs_model),
+        model="" if settings.file else _model(typed, from_file, needed=needs_model),
         settings=settings,
         engine_words=tuple(word for item in engine for word in item.words),
         engine_flags=frozenset(item.flag.name for item in engine if item.flag),
@@ -121,7 +126,7 @@ def _settings(given: Iterable[_Given], environ: Mapping[str, str]) -> Settings:
             continue
         setting, value = SETTINGS[name], _value(one)
         if setting.field:
-            fields[setting.field] = value
+            fields[setting.field] = (*fields.get(setting.field, ()), value) if setting.adds else value
         if setting.gateway:
             gateway[name] = _gateway_words(one.item)
     settings = Settings(**fields, gateway_words=tuple(word for words in gateway.values() for word in words))
