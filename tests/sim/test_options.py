@@ -77,6 +77,7 @@ def read(words: list[str], variables: dict[str, str]) -> dict[str, float]:
         "decode-growth-seconds": given.pace.decode_growth_seconds,
         "kv-blocks": given.limits.blocks,
         "load-seconds": given.load_seconds,
+        "host-cores": given.host_cores,
         "reply-tokens": given.reply_tokens,
         "embedding-size": given.embedding_size,
     }
@@ -92,6 +93,7 @@ def read(words: list[str], variables: dict[str, str]) -> dict[str, float]:
         ("m --sim-kv-blocks 10", "raise --sim-kv-blocks or lower --max-model-len"),
         ("m --sim-fault nonsense", "fault kind 'nonsense' is not known"),
         ("m --lora-modules nonsense", "--lora-modules: 'nonsense' is not NAME=PATH"),
+        ("m --sim-host /no/such/place", "--sim-host: '/no/such/place' is not a directory"),
         ("m --port", "--port: expected one value"),
         ("m n", "unrecognized arguments: n"),
     ],

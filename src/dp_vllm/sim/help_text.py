@@ -16,6 +16,10 @@ and variables: VLLM_API_KEY, VLLM_HTTP_TIMEOUT_KEEP_ALIVE, VLLM_SERVER_DEV_MODE,
   VLLM_ENABLE_RESPONSES_API_STORE, VLLM_ALLOW_RUNTIME_LORA_UPDATING
 """
 
+_HOST = """  --sim-host DIRECTORY
+      engines that name the same one share what is downloaded, read and compiled, as those of one host do
+"""
+
 _FAULTS = """
 Faults: --sim-fault KIND or JSON (several; or DP_VLLM_SIM_FAULT), while it runs POST, GET and DELETE /sim/fault:
   {"kind": "cut", "after": 3, "count": 1, "path": "/v1/chat"}
@@ -29,7 +33,7 @@ def text() -> str:
     for setting in settings.SETTINGS:
         lines.append(f"  {setting.flag} N   {setting.variable}   {setting.default:g} {setting.unit}")
         lines.append(f"      {setting.help}")
-    lines.append(_FAULTS.rstrip())
+    lines.append(_HOST + _FAULTS.rstrip())
     for title, kinds in (
         ("at the start", faults.BOOT),
         ("of the server", faults.SERVER),

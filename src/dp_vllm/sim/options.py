@@ -11,6 +11,7 @@ from dp_vllm.sim import config_file, faults, settings
 from dp_vllm.sim.engine import Limits, Pace
 from dp_vllm.sim.faults import Fault
 
+_OTHERS = (Flag(settings.HOST_FLAG, Takes.ONE), Flag(settings.FAULT_FLAG, Takes.MANY))
 _MULTIPLES = {"k": 1000, "m": 1000**2, "g": 1000**3, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
@@ -70,6 +71,9 @@ class Options:
     adapters: tuple[tuple[str, str], ...]
     shutdown_timeout_seconds: float
     load_seconds: float
+    host: Path | None
+    """What engines of one host share is noted there."""
+    host_cores: int
     reply_tokens: int
     embedding_size: int
     faults: tuple[Fault, ...]
@@ -91,6 +95,8 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
         adapters=tuple(_adapter(text) for text in flags.texts("--lora-modules")),
         shutdown_timeout_seconds=flags.number("--shutdown-timeout", 0.0),
         load_seconds=own["load-seconds"],
+        host=_host(flags.text(settings.HOST_FLAG)),
+        host_cores=int(own["host-cores"]),
         reply_tokens=int(own["reply-tokens"]),
         embedding_size=int(own["embedding-size"]),
         faults=_faults(flags, environment),
@@ -99,6 +105,13 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
 
 def _words(text: str | None) -> tuple[str, ...]:
     return (text,) if text else ()
+
+
+def _host(text: str | None) -> Path | None:
+    path = Path(text) if text else None
+    if path is not None and not path.is_dir():
+        raise BadSettings(f"{settings.HOST_FLAG}: {text!r} is not a directory; make one for the engines of one host")
+    return path
 
 
 def _faults(flags: "_Flags", environment: Mapping[str, str]) -> tuple[Fault, ...]:
@@ -177,7 +190,7 @@ class _Flags:
 
     def __init__(self, argv: Sequence[str]) -> None:
         own = [Flag(setting.flag, Takes.ONE) for setting in settings.SETTINGS]
-        known = Flags(vllm_flags(), further=[*own, Flag(settings.FAULT_FLAG, Takes.MANY)])
+        known = Flags(vllm_flags(), further=[*own, *_OTHERS])
         self._values: dict[str, tuple[str, ...]] = {}
         self._switches: dict[str, bool] = {}
         words = self._read(known, argv)

@@ -36,10 +36,12 @@ SETTINGS: Final = (
     Setting("decode-growth-seconds", 0.00001, "s", "what each decoding sequence adds to a step"),
     Setting("kv-blocks", 32_768, "blocks", "KV cache; vLLM's --num-gpu-blocks-override beats it", 1),
     Setting("load-seconds", 0.3, "s", "from the start until the model is loaded, all phases together"),
+    Setting("host-cores", 4, "cores", "with --sim-host: so many engines of it compile at once at full speed", 1),
     Setting("reply-tokens", 64, "tokens", "length of a reply that its request does not limit", 1),
     Setting("embedding-size", 64, "numbers", "length of an embedding", 1),
 )
 
+HOST_FLAG: Final = "--sim-host"
 FAULT_FLAG: Final = "--sim-fault"
 FAULT_VARIABLE: Final = "DP_VLLM_SIM_FAULT"
 
