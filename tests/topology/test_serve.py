@@ -75,6 +75,31 @@ def test_stages_are_told_to_the_engine_in_the_order_of_its_ranks(driver: Driver,
     assert gpus(staged) == ["0,1,2,3"]
 
 
+def test_of_several_models_the_one_with_the_larger_replicas_chooses_first(
+    dgx1: Driver, vllm: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "models.yaml"
+    head = "apiVersion: dpvllm.io/v1alpha1\nkind: DPModel\n"
+    sizes = (("small", 2, 1), ("pair", 1, 2), ("large", 1, 4))
+    file.write_text(
+        "---\n".join(
+            f"{head}metadata: {{name: {name}}}\nspec: {{model: {name}, replicas: {dp}, tensorParallelSize: {tp}}}\n"
+            for name, dp, tp in sizes
+        )
+    )
+    base = {"XDG_RUNTIME_DIR": str(dgx1.directory), "HOME": str(dgx1.directory)}
+
+    request = command_line.understand(["-f", str(file), "--engine", vllm], base | dgx1.environ)
+
+    assert request is not None
+    assert {one.name: ",".join(one.gpus) for one in request.deployment.replicas} == {
+        "small-0": "5",
+        "small-1": "6",
+        "pair-0": "4,7",
+        "large-0": "0,1,2,3",
+    }
+
+
 def test_groups_can_be_given(dgx1: Driver, vllm: str) -> None:
     deployment = deployed(dgx1, "--engine", vllm, "-dp", "2", "-tp", "2", "--gpu-groups", "7,0;1,2")
     assert gpus(deployment) == ["7,0", "1,2"]
