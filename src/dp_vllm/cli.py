@@ -88,6 +88,41 @@ def explain(words: tuple[str, ...]) -> int:
     return int(command.main(list(words), "dp-vllm explain", standalone_mode=False) or 0)
 
 
+@commands.command(cls=_Verbatim, short_help="How your runs stand: replicas, GPUs, load, what went wrong.")
+def status(words: tuple[str, ...]) -> int:
+    from dp_vllm.local.operate.status import main as command
+
+    return int(command.main(list(words), "dp-vllm status", standalone_mode=False) or 0)
+
+
+@commands.command(cls=_Verbatim, short_help="The last lines of a run's logs, and what comes with -f.")
+def logs(words: tuple[str, ...]) -> int:
+    from dp_vllm.local.operate.show_logs import main as command
+
+    return int(command.main(list(words), "dp-vllm logs", standalone_mode=False) or 0)
+
+
+@commands.command(cls=_Verbatim, short_help="End replicas of a run without failing a request.")
+def drain(words: tuple[str, ...]) -> int:
+    from dp_vllm.local.operate.change import drain as command
+
+    return int(command.main(list(words), "dp-vllm drain", standalone_mode=False) or 0)
+
+
+@commands.command(cls=_Verbatim, short_help="Restart replicas of a run, all of them with --rolling.")
+def restart(words: tuple[str, ...]) -> int:
+    from dp_vllm.local.operate.change import restart as command
+
+    return int(command.main(list(words), "dp-vllm restart", standalone_mode=False) or 0)
+
+
+@commands.command(cls=_Verbatim, short_help="Have more replicas in a run, or fewer, while it serves.")
+def scale(words: tuple[str, ...]) -> int:
+    from dp_vllm.local.operate.change import scale as command
+
+    return int(command.main(list(words), "dp-vllm scale", standalone_mode=False) or 0)
+
+
 @commands.command(short_help="Print the custom resource definition of DPModel.")
 def crd() -> int:
     from dp_vllm import crd as definition

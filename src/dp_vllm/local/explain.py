@@ -3,26 +3,20 @@
 It must not know what the answer means; that is `why`'s.
 """
 
-import http.client
 import os
-import socket
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final
 
 import click
 import msgspec
 from rich.console import Console
 
-from dp_vllm import names
 from dp_vllm.errors import BadSettings, UserError
 from dp_vllm.local import why
-from dp_vllm.local.run_directory import run_directory
+from dp_vllm.local.operate import runs, unix_http
+from dp_vllm.local.operate.unix_http import Silent
 from dp_vllm.local.why import Decision
-
-ANSWER_SECONDS: Final = 5.0
-"""How long a gateway may take to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +28,7 @@ class Answer:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--name", metavar="RUN", help=f"The run's name, by default its port.  [default: {names.DEFAULT_PORT}]")
+@runs.name_option
 @click.option("--admin-socket", type=click.Path(path_type=Path), help="That of a gateway alone, instead of --name.")
 @click.option("--last", type=click.IntRange(1), default=10, show_default=True, help="So many decisions at most.")
 @click.option("--id", "request_id", metavar="ID", help="Only this request's: the answer's header x-request-id.")
@@ -55,56 +49,29 @@ def main(name: str | None, admin_socket: Path | None, last: int, request_id: str
 
 
 def _socket_of(name: str | None) -> Path:
-    """Where the gateway of the run answers, or without a name that of this container, or of the default port's run.
-
-    Raises UserError, which names the runs that there are, if it is none of them.
-    """
+    """Where the gateway of the run answers, or without a name that of this container, or of the only run."""
     if name is None and (given := os.environ.get(names.ADMIN_SOCKET_VARIABLE)):
         return Path(given)
-    run = str(names.DEFAULT_PORT) if name is None else name
-    directory = run_directory(run, os.environ)
-    if directory.path.is_dir():
-        return directory.admin_socket
-    there = sorted(path.parent.name for path in directory.path.parent.glob(f"*/{directory.admin_socket.name}"))
-    hint = f"give --name {' or '.join(there)}" if there else "start one with `dp-vllm serve`"
-    raise UserError(
-        f"there is no run {run} in {directory.path.parent}; {hint}, "
-        "or give --admin-socket PATH of a gateway that runs alone"
-    )
+    run = runs.the_one(name, os.environ, ", or give --admin-socket PATH of a gateway that runs alone")
+    runs.demand_there(run)
+    return run.directory.admin_socket
 
 
 def _asked(path: Path) -> Answer:
-    connection = _Connection(path)
     try:
-        connection.request("GET", "/decisions")
-        answer = connection.getresponse()
-        status, body = answer.status, answer.read()
-    except (OSError, http.client.HTTPException) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        answer = unix_http.ask(path, "/decisions")
+    except Silent as silent:
         raise UserError(
-            f"no gateway answers on {path} ({reason}); look whether it runs, and with this --admin-socket"
-        ) from error
-    finally:
-        connection.close()
-    if status == HTTPStatus.NOT_FOUND:
+            f"no gateway answers on {path} ({silent}); look whether it runs, and with this --admin-socket"
+        ) from silent
+    if answer.status == HTTPStatus.NOT_FOUND:
         raise UserError(f"the gateway on {path} does not tell its decisions: it is an older one; start it anew")
     try:
-        return msgspec.json.decode(body, type=Answer)
+        return msgspec.json.decode(answer.body, type=Answer)
     except msgspec.DecodeError as error:
-        raise UserError(f"what answers on {path} is no gateway of this version: status {status}, {error}") from error
-
-
-class _Connection(http.client.HTTPConnection):
-    """HTTP on a unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=ANSWER_SECONDS)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(ANSWER_SECONDS)
-        self.sock.connect(os.fspath(self._path))
+        raise UserError(
+            f"what answers on {path} is no gateway of this version: status {answer.status}, {error}"
+        ) from error
 
 
 def _of_request(found: tuple[Decision, ...], request_id: str) -> tuple[Decision, ...]:

@@ -78,12 +78,35 @@ def last_lines(path: Path, since: int = 0) -> list[str]:
         return []
 
 
+def begin_of_last(path: Path, lines: int) -> int:
+    """At which byte the last so many lines begin; 0 if there are not so many, or no log yet."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        at = file.seek(0, os.SEEK_END)
+        wanted = lines + 1  # the line feed before the first of them
+        while at > 0:
+            begin = max(0, at - _TAIL_BYTES)
+            file.seek(begin)
+            block = file.read(at - begin)
+            count = block.count(b"\n")
+            if count >= wanted:
+                for _ in range(wanted):
+                    block = block[: block.rindex(b"\n")]
+                return begin + len(block) + 1
+            wanted -= count
+            at = begin
+    return 0
+
+
 class Follower:
     """Reads a log as it grows."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, since: int = 0, *, lag_bytes: float = LAG_BYTES) -> None:
+        """Of the lines that are there, those from byte `since` on are new too."""
         self.path = path
-        self._at = 0
+        self._lag_bytes = lag_bytes
+        self._at = since
         self._begun = b""
         """The beginning of a line whose end was not written yet."""
         self._older = self._rotation()
@@ -96,7 +119,7 @@ class Follower:
                 older = self._rotation()
                 if end < self._at or older != self._older:
                     self._at, self._begun, self._older = 0, b"", older
-                if end - self._at > LAG_BYTES:
+                if end - self._at > self._lag_bytes:
                     yield f"... {(end - self._at) >> 20} MiB are left out here; they are in {self.path}"
                     self._at, self._begun = end - _TAIL_BYTES, b""
                 file.seek(self._at)

@@ -32,6 +32,8 @@ class GatewayState:
     """Of the endpoints file that it acts upon, in all its processes."""
     in_flight: int
     replicas: Mapping[str, ReplicaState] = field(default_factory=dict)
+    queued: int = 0
+    """Requests that wait for a replica with room."""
 
     def uses(self, replica: str) -> bool:
         """Whether it sends requests there."""

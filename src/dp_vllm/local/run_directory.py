@@ -94,18 +94,20 @@ def run_directory(
             f"--name: {name!r} cannot name a run; use up to 63 letters, digits, '.', '_' and '-', "
             "beginning with a letter or a digit"
         )
-    path = _runtime(environ, os.getuid() if uid is None else uid) / name
+    path = homes(environ, os.getuid() if uid is None else uid)[0] / name
     directory = RunDirectory(path, log_dir.absolute() if log_dir else _state(environ, path) / name)
     directory.replica_socket("9999")
     return directory
 
 
-def _runtime(environ: Mapping[str, str], uid: int) -> Path:
+def homes(environ: Mapping[str, str], uid: int) -> tuple[Path, ...]:
+    """Where runs have their directories: new ones in the first, those of other environments in the others."""
     # A batch job often inherits the variable from a login node whose /run/user/UID does not exist here.
     given = Path(environ.get("XDG_RUNTIME_DIR", ""))
+    shared = Path(f"/tmp/dp-vllm-{uid}")  # noqa: S108 - made with mode 0700 and refused if it is somebody else's
     if given.is_absolute() and given.is_dir() and os.access(given, os.W_OK | os.X_OK):
-        return given / "dp-vllm"
-    return Path(f"/tmp/dp-vllm-{uid}")  # noqa: S108 - made with mode 0700 and refused if it is somebody else's
+        return given / "dp-vllm", shared
+    return (shared,)
 
 
 def _state(environ: Mapping[str, str], run: Path) -> Path:

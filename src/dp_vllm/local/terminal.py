@@ -18,7 +18,7 @@ from typing import Final
 
 from dp_vllm.local.logs import Follower
 
-_COLOURS: Final = ("36", "33", "32", "35", "34", "96", "93", "92", "95", "94")
+COLOURS: Final = ("36", "33", "32", "35", "34", "96", "93", "92", "95", "94")
 _OURS: Final = "dp-vllm"
 _USUAL: Final = "replica 0"
 """As wide as most names."""
@@ -37,7 +37,7 @@ class Terminal:
         self._fd = fd
         self._colours = colours
         self._width = len(_USUAL)
-        self._next_colours = cycle(_COLOURS)
+        self._next_colours = cycle(COLOURS)
         self._followers: dict[str, tuple[str, Follower]] = {}
         """With the colour of each, by name."""
         self._said: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -62,16 +62,15 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Show one or more lines of the supervisor's own under its name. Never waits."""
-        label = self._label(_OURS, _BOLD)
-        self.show("\n".join(label + line for line in text.splitlines()))
+        before = self._label(_OURS, _BOLD)
+        self.show("\n".join(before + line for line in text.splitlines()))
 
     def show(self, text: str) -> None:
         """Show a text as it is. Never waits."""
         self._said.put(text)
 
     def _label(self, name: str, colour: str) -> str:
-        label = f"{name:<{self._width}} | "
-        return f"\x1b[{colour}m{label}{_PLAIN}" if self._colours else label
+        return label(name, self._width, colour if self._colours else "")
 
     def _run(self) -> None:
         with contextlib.suppress(OSError):  # the terminal is gone, or the reader of the pipe: the run goes on without
@@ -81,9 +80,9 @@ class Terminal:
 
     def _news(self) -> Iterator[str]:
         for name, (colour, follower) in list(self._followers.items()):  # another thread may add one meanwhile
-            label = self._label(name, colour)
+            before = self._label(name, colour)
             for line in follower.new_lines():
-                yield label + (line + _PLAIN if self._colours else _COLOUR_CODE.sub("", line))
+                yield before + shown(line, colours=self._colours)
         while not self._said.empty():
             yield self._said.get()
 
@@ -92,6 +91,17 @@ class Terminal:
         rest = memoryview(text.encode(errors="replace"))
         while rest:
             rest = rest[os.write(self._fd, rest) :]
+
+
+def label(name: str, width: int, colour: str) -> str:
+    """What stands before a line: who wrote it. No colour: an empty text."""
+    plain = f"{name:<{width}} | "
+    return f"\x1b[{colour}m{plain}{_PLAIN}" if colour else plain
+
+
+def shown(line: str, *, colours: bool) -> str:
+    """A line of a log without the colours that the terminal is not to show, or that it would not leave again."""
+    return line + _PLAIN if colours else _COLOUR_CODE.sub("", line)
 
 
 def wants_colours(environ: Mapping[str, str], *, is_terminal: bool | None = None) -> bool:
