@@ -12,6 +12,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from dp_vllm import names
 from dp_vllm.errors import BadSettings, UserError
 from dp_vllm.local import why
 from dp_vllm.local.operate import runs, unix_http

@@ -106,7 +106,8 @@ def homes(environ: Mapping[str, str], uid: int) -> tuple[Path, ...]:
     given = Path(environ.get("XDG_RUNTIME_DIR", ""))
     shared = Path(f"/tmp/dp-vllm-{uid}")  # noqa: S108 - made with mode 0700 and refused if it is somebody else's
     if given.is_absolute() and given.is_dir() and os.access(given, os.W_OK | os.X_OK):
-        return given / "dp-vllm", shared
+        # What a login session has, a job or a service of the same user may lack.
+        return (given / "dp-vllm", shared) if given == Path(f"/run/user/{uid}") else (given / "dp-vllm",)
     return (shared,)
 
 
