@@ -12,8 +12,9 @@ from programs import wait_until
 from dp_vllm.endpoints import State
 from dp_vllm.engine.log import Stage
 from dp_vllm.local import plan
-from dp_vllm.local.child import Child, Keep
+from dp_vllm.local.child import Child
 from dp_vllm.local.gpu_memory import GpuMemory
+from dp_vllm.local.keep import Keep
 from dp_vllm.local.plan import Limits, Stop
 from dp_vllm.local.process import Program
 
@@ -32,7 +33,7 @@ def said(lines: Sequence[str]) -> Stage | None:
 
 def child(tmp_path: Path, code: str, gpu_memory: GpuMemory | None = None) -> Child:
     program = Program("test", (sys.executable, "-uc", code), os.environ, tmp_path / "log")
-    keep = Keep(program, Limits(), never, said, lambda lines: "", "", gpu_memory)
+    keep = Keep(program, Limits(), never, said, gpu_memory=gpu_memory)
     return Child("0", keep, lambda: None)
 
 

@@ -68,7 +68,8 @@ def _replica(replica: Replica, child: Child, now: float) -> standing.Replica:
 
 def _end(end: End, now: float) -> standing.End:
     ready = None if end.ready_seconds is None else round(end.ready_seconds, 3)
-    return standing.End(end.how, end.cause, end.last_line, round(now - end.at, 3), ready)
+    folder = str(end.folder) if end.folder else None
+    return standing.End(end.how, end.cause, end.last_line, round(now - end.at, 3), ready, folder)
 
 
 def _since(at: float | None, now: float) -> float | None:

@@ -17,6 +17,8 @@ from dp_vllm.local.models import Model
 from dp_vllm.local.resize import free_numbers
 from dp_vllm.local.run_directory import RunDirectory
 
+_FAULT_HANDLER: Final = "PYTHONFAULTHANDLER"
+
 _EVERYWHERE: Final = (None, "", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 
@@ -62,6 +64,7 @@ def arrange(
         gateway=_gateway(settings, directory, environ),
         files=_files(asked, directory),
         shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
+        hang_timeout_seconds=settings.hang_timeout_seconds,
         directory=directory,
         more=more,
         warnings=(*asked.notes, *_warnings(settings, models, visible)),
@@ -87,9 +90,17 @@ def _replicas(
         name = f"{model.name}-{number}" if model.name else str(number)
         socket = f"unix:{place.directory.replica_socket(name)}"
         address = socket if place.ports is None else f"127.0.0.1:{place.ports + before + number}"
-        command = _near(share.cpus, order, replica_command(order, address, share.gpus, place.environ))
+        command = _telling(replica_command(order, address, share.gpus, place.environ), place.environ)
+        command = _near(share.cpus, order, command)
         worst_link = None if share.worst_link is None else str(share.worst_link)
         yield Replica(name, share.gpus, command, address, worst_link, model.served)
+
+
+def _telling(command: Command, environ: Mapping[str, str]) -> Command:
+    """The command, and its Python processes say where they are when they crash or are found to hang."""
+    if _FAULT_HANDLER in environ:
+        return command
+    return replace(command, variables={_FAULT_HANDLER: "1", **command.variables})
 
 
 def _near(cpus: str, order: Order, command: Command) -> Command:

@@ -6,17 +6,17 @@ The one owner of that knowledge. It must not know other programs, nor decide any
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from dp_vllm.endpoints import State
-from dp_vllm.engine.log import Stage
+from dp_vllm.engine.log import LONGEST, Stage
 from dp_vllm.local import logs, plan, words
-from dp_vllm.local.gpu_memory import GpuMemory
-from dp_vllm.local.plan import End, Limits, Observed, Stop
-from dp_vllm.local.process import Exit, Program, Running, running
+from dp_vllm.local.keep import Keep
+from dp_vllm.local.plan import End, Observed, Stop
+from dp_vllm.local.process import Exit, Running, running
 from dp_vllm.local.run import Guarded
 
 PROBE_SECONDS: Final = 0.25
@@ -26,28 +26,6 @@ MEMORY_SECONDS: Final = 60.0
 """How long the memory of its GPUs is waited for before it is started all the same."""
 
 MEMORY_POLL_SECONDS: Final = 1.0
-
-_LONGEST: Final = 300
-"""Characters of a program's last line that are shown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """What to keep running, and how to read it."""
-
-    program: Program
-    limits: Limits
-    is_ready: Callable[[], Awaitable[bool]]
-    stage: Callable[[Sequence[str]], Stage | None]
-    """How far a start is, by the last lines of the log; None if they do not say."""
-    cause: Callable[[Sequence[str]], str]
-    """Why it ended, by the last lines of the log; empty if they do not say."""
-    address: str = ""
-    """Where it will listen: `host:port`, or `unix:/path`, which a former life left and is removed before each start."""
-    gpu_memory: GpuMemory | None = None
-    """What has to be back before each further start."""
-    models: tuple[str, ...] = ()
-    """What clients call the model that it serves, where that is known beforehand."""
 
 
 class Child:
@@ -74,6 +52,9 @@ class Child:
         """The program itself runs, or is about to."""
         self._running: Running | None = None
         self._log_begin = 0
+        self._hung = ""
+        """Why the present life is ended for hanging."""
+        self._hangs = asyncio.Event()
 
     @property
     def has_begun(self) -> bool:
@@ -90,7 +71,7 @@ class Child:
         """What others are told of it."""
         if not self._alive:
             return State.DOWN if self.has_begun or self.observed.stop is not None else State.STARTING
-        if self.observed.stop is not None:
+        if self.observed.stop is not None or self._hung:
             return State.DRAINING
         return State.STARTING if self.observed.ready_at is None else State.READY
 
@@ -166,20 +147,29 @@ class Child:
             self.observed = replace(self.observed, killed=True)
             self._running.kill()
 
+    def end_hung(self, why: str) -> None:
+        """Kill it because it hangs, once its Python processes have said where they are; `why` is for people."""
+        if self._running:
+            self._hung = why
+            self._hangs.set()
+            self._changed()
+
     async def _live(self) -> None:
+        self._hung = ""
+        self._hangs.clear()
         try:
             await self._wait_for_memory()
             if self.observed.stop is not None:
                 return  # the order came between the decision to start and now
             self._remove_socket()
             self._log_begin = logs.size(self._keep.program.log)
+            self._keep.aftermath.begin()
             async with running(self._keep.program) as self._running:
                 how = await self._until_its_end(self._running)
-                lines = self.last_lines()
-                # Whom a signal ended had no last word.
-                self._note_end(str(how), self._keep.cause(lines), _last(lines) if how.code is not None else "")
+                await self._note_end(how, self.last_lines())
+            await self._keep.aftermath.clear_away()
         except OSError as error:
-            self._note_end("it cannot be started", str(error))
+            await self._note_end(None, [str(error)])
         finally:
             self._running = None
             self._alive = False
@@ -194,7 +184,9 @@ class Child:
         memory, end = self._keep.gpu_memory, time.monotonic() + MEMORY_SECONDS
         while memory is not None and self.observed.stop is None and not await asyncio.to_thread(memory.is_back):
             if time.monotonic() > end:
-                logs.append(self._keep.program.log, words.memory_is_missing(str(memory), MEMORY_SECONDS))
+                missing = words.memory_is_missing(str(memory), MEMORY_SECONDS)
+                logs.append(self._keep.program.log, f"dp-vllm: {missing}; it is started all the same")
+                await self._keep.aftermath.add_gpu_memory(missing)
                 break
             self.wait(words.WAITING_FOR_MEMORY)
             await asyncio.sleep(MEMORY_POLL_SECONDS)
@@ -213,10 +205,21 @@ class Child:
 
     async def _until_its_end(self, program: Running) -> Exit:
         async with asyncio.TaskGroup() as tasks:
-            readiness = tasks.create_task(self._until_ready())
+            watching = (self._until_ready(), self._keep.aftermath.watch(program))
+            chores = [tasks.create_task(chore) for chore in watching]
+            hanging = tasks.create_task(self._until_hung(program))
             how = await program.exit()
-            readiness.cancel()
+            if not self._hung:
+                hanging.cancel()
+            for chore in chores:
+                chore.cancel()
+        await self._keep.aftermath.see_last(program)
         return how
+
+    async def _until_hung(self, program: Running) -> None:
+        await self._hangs.wait()
+        await self._keep.aftermath.take_stacks(program, self._keep.program.log)
+        program.kill()
 
     async def _until_ready(self) -> None:
         while not await self._keep.is_ready():
@@ -227,18 +230,20 @@ class Child:
         self.was_ready = True
         self._changed()
 
-    def _note_end(self, how: str, cause: str, last_line: str = "") -> None:
-        now = time.monotonic()
-        ready_at = self.observed.ready_at
-        end = End(now, None if ready_at is None else now - ready_at, how, cause, last_line)
+    async def _note_end(self, how: Exit | None, lines: list[str]) -> None:
+        """`how` is None if it could not be started, and `lines` say why."""
+        problem = "it cannot be started" if how is None else self._hung
+        now, ready_at = time.monotonic(), self.observed.ready_at
+        ready_seconds = None if ready_at is None else now - ready_at
+        cause, folder = None, None
+        if self.observed.stop is None:
+            written = self._keep.aftermath.write_down(self.starts, ready_seconds, how, problem, lines)
+            cause, folder = await written
+        # Whom a signal ended had no last word.
+        last_line = logs.last_words(lines)[:LONGEST] if how is None or how.code is not None else ""
+        end = End(now, ready_seconds, problem or str(how), str(cause or "")[:LONGEST], last_line, folder)
         ends = plan.ends_after(self.observed.ends, end, self.limits)
         self._alive = False
         self.stage = None
         self.observed = replace(self.observed, ready_at=None, ends=ends)
         self._changed()
-
-
-def _last(lines: Sequence[str]) -> str:
-    """The last line with words in it, without the rules that a trace of grouped errors draws around it."""
-    stripped = (line.strip(" |+-") for line in reversed(lines))
-    return next((line for line in stripped if any(map(str.isalpha, line))), "")[:_LONGEST]

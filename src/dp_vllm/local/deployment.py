@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dp_vllm.engine.command import Command
+from dp_vllm.engine.hang import HANG_SECONDS
 from dp_vllm.local.run_directory import RunDirectory
 
 
@@ -74,6 +75,8 @@ class Deployment:
 
     Raises DpVllmError with a sentence if there cannot be so many.
     """
+    hang_timeout_seconds: float = HANG_SECONDS
+    """How long an engine may have requests and do nothing; 0 for ever."""
     warnings: tuple[str, ...] = ()
     """Sentences that the user is told before the start."""
 

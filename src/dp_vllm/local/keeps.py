@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 from dp_vllm.engine import log as engine_log
 from dp_vllm.local import plan, probe
-from dp_vllm.local.child import Keep
+from dp_vllm.local.aftermath import Aftermath
+from dp_vllm.local.crashes import Crashes
 from dp_vllm.local.deployment import Deployment, Replica
 from dp_vllm.local.gpu_memory import GpuMemory
+from dp_vllm.local.keep import Keep
 from dp_vllm.local.process import Program
+from dp_vllm.local.segments import Segments
 
 
 def gateway(deployment: Deployment, sockets: Sequence[socket.socket]) -> Keep:
@@ -31,29 +34,34 @@ def gateway(deployment: Deployment, sockets: Sequence[socket.socket]) -> Keep:
         limits=plan.GATEWAY,
         is_ready=is_ready,
         stage=lambda lines: None,
-        cause=lambda lines: "",
         address=f"unix:{directory.admin_socket}",
     )
 
 
 def engine(deployment: Deployment, replica: Replica) -> Keep:
     """The engine of one replica."""
+    program = Program(
+        name=f"replica-{replica.name}",
+        argv=replica.command.argv,
+        environment=replica.command.environment(os.environ),
+        log=deployment.directory.replica_log(replica.name),
+    )
 
     async def is_ready() -> bool:
         return await probe.is_healthy(replica.address)
 
+    gpu_memory = GpuMemory(replica.gpus) if replica.gpus else None
     return Keep(
-        program=Program(
-            name=f"replica-{replica.name}",
-            argv=replica.command.argv,
-            environment=replica.command.environment(os.environ),
-            log=deployment.directory.replica_log(replica.name),
-        ),
+        program=program,
         limits=plan.ENGINE,
         is_ready=is_ready,
         stage=engine_log.stage,
-        cause=engine_log.likely_cause,
         address=replica.address,
         models=replica.models,
-        gpu_memory=GpuMemory(replica.gpus) if replica.gpus else None,
+        gpu_memory=gpu_memory,
+        aftermath=Aftermath(
+            Crashes(deployment.directory.crashes, replica, deployment.engine, program),
+            Segments(deployment.directory.replica_segments(replica.name)),
+            gpu_memory,
+        ),
     )

@@ -6,7 +6,7 @@ It must not know whose logs they are, nor where the lines are shown.
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -97,6 +97,12 @@ def begin_of_last(path: Path, lines: int) -> int:
             wanted -= count
             at = begin
     return 0
+
+
+def last_words(lines: Sequence[str]) -> str:
+    """The last line with words in it, without the rules that a trace of grouped errors draws around it."""
+    stripped = (line.strip(" |+-") for line in reversed(lines))
+    return next((line for line in stripped if any(map(str.isalpha, line))), "")
 
 
 class Follower:

@@ -70,6 +70,18 @@ def kill_session(leader: ProcessId, *, seconds: float = 5.0) -> None:
         time.sleep(0.01)
 
 
+def descendants(ancestor: int) -> list[int]:
+    """All that came from a process and still has it as a parent, a grandparent and so on; parents before children."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (stat := _stat(int(name))):
+            children.setdefault(stat.parent, []).append(int(name))
+    found = list(children.get(ancestor, []))
+    for pid in found:  # grows while it is walked
+        found.extend(children.get(pid, []))
+    return found
+
+
 def zombies_of(parent: int) -> set[ProcessId]:
     """The children of `parent` that ended and for which nobody waited yet."""
     stats = ((int(name), _stat(int(name))) for name in os.listdir("/proc") if name.isdigit())

@@ -7,6 +7,7 @@ what was observed of them, and every time in it is a reading of the same monoton
 import enum
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 _NUMBER: Final = re.compile(r"\d+")
@@ -49,6 +50,8 @@ class End:
     """The likely cause, if one is known."""
     last_line: str = ""
     """The last thing it said: for the one who started it, not for clients."""
+    folder: Path | None = None
+    """Where it is written down."""
 
     def __str__(self) -> str:
         return ": ".join(filter(None, (self.how, self.cause or self.last_line)))

@@ -11,6 +11,9 @@ from typing import Final
 import aiohttp
 import msgspec
 
+from dp_vllm.engine import hang
+from dp_vllm.engine.hang import Look
+
 _HEALTH_SECONDS: Final = 2.0
 _STATE_SECONDS: Final = 0.5
 """Short, because the supervisor's loop waits for it."""
@@ -58,14 +61,47 @@ async def gateway_state(admin_socket: Path) -> GatewayState | None:
         return None
 
 
+async def look(address: str) -> Look:
+    """What the engine shows of its work."""
+    metrics = await _get(address, "/metrics", _HEALTH_SECONDS)
+    if metrics is None:
+        return Look(answers=await is_healthy(address))
+    load = _field(await _get(address, "/load", _HEALTH_SECONDS), "server_load")
+    return hang.look(load if isinstance(load, int) else None, metrics.decode(errors="replace"))
+
+
+async def is_idle_rightly(address: str, seconds: float) -> bool:
+    """Whether an engine that does nothing may: it sleeps, or its requests wait for others and it answers one more.
+
+    It has `seconds` for that.
+    """
+    for path, field_name in (("/is_sleeping", "is_sleeping"), ("/is_paused", "is_paused")):
+        if _field(await _get(address, path, _HEALTH_SECONDS), field_name) is True:
+            return True
+    return await _ask(address, hang.CANARY_PATH, seconds, hang.CANARY) is not None
+
+
+def _field(body: bytes | None, name: str) -> object:
+    try:
+        value = None if body is None else msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return None
+    return value.get(name) if isinstance(value, dict) else None
+
+
 async def _get(address: str, path: str, seconds: float) -> bytes | None:
+    return await _ask(address, path, seconds)
+
+
+async def _ask(address: str, path: str, seconds: float, content: object = None) -> bytes | None:
+    """The body of a 200; GET, or POST of JSON."""
     socket = address.removeprefix("unix:")
     connector = aiohttp.UnixConnector(socket) if address.startswith("unix:") else aiohttp.TCPConnector()
     host = "localhost" if address.startswith("unix:") else address
     try:
         async with (
             aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=seconds)) as session,
-            session.get(f"http://{host}{path}") as answer,
+            session.request("GET" if content is None else "POST", f"http://{host}{path}", json=content) as answer,
         ):
             return await answer.read() if answer.status == 200 else None
     except (aiohttp.ClientError, TimeoutError, OSError):

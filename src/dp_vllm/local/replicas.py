@@ -5,8 +5,9 @@ It must not know how replicas end or what others are told of them.
 
 from collections.abc import Callable
 
-from dp_vllm.local.child import Child, Keep
+from dp_vllm.local.child import Child
 from dp_vllm.local.deployment import Replica
+from dp_vllm.local.keep import Keep
 
 
 class Replicas:

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from dp_vllm.errors import UserError
-from dp_vllm.local import pids
+from dp_vllm.local import pids, segments
 from dp_vllm.local.pids import ProcessId
 from dp_vllm.local.run_directory import RunDirectory
 
@@ -70,6 +70,7 @@ def claimed(
     """
     with _locked(directory):
         _wait_for_guardians(directory, guardian_seconds)
+        segments.sweep(directory.path.glob(directory.replica_segments("*").name))
         _empty(directory.path)
         try:
             directory.logs.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -65,6 +65,15 @@ class RunDirectory:
     def gateway_log(self) -> Path:
         return self.logs / "gateway.log"
 
+    @property
+    def crashes(self) -> Path:
+        """A folder for each end of an engine that nobody asked for."""
+        return self.logs / "crashes"
+
+    def replica_segments(self, replica: str) -> Path:
+        """Which shared memory this replica's engine uses."""
+        return self.path / f"replica-{replica}.segments.json"
+
     def replica_socket(self, replica: str) -> Path:
         """The unix socket that the engine of this replica listens on. Raises UserError if its path is too long."""
         path = self.path / f"replica-{replica}.sock"

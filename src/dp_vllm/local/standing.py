@@ -21,6 +21,8 @@ class End(msgspec.Struct, frozen=True):
     seconds_ago: float
     ready_seconds: float | None
     """How long it had been ready; null if it never was."""
+    folder: str | None = None
+    """Where more of it is written down; null if nobody asked why, or nothing could be written."""
 
     def __str__(self) -> str:
         return ": ".join(filter(None, (self.how, self.cause or self.last_line)))

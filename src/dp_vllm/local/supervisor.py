@@ -16,6 +16,7 @@ from typing import Final
 from dp_vllm.local import account, admin, keeps, listen, logs, orphans, pids, plan, probe, run, terminal, words
 from dp_vllm.local.child import Child
 from dp_vllm.local.deployment import Deployment
+from dp_vllm.local.hang_doctor import HangDoctor
 from dp_vllm.local.narrator import Narrator
 from dp_vllm.local.orders import KILL_SECONDS, Orders
 from dp_vllm.local.plan import Action, Stop
@@ -59,6 +60,8 @@ class Supervisor:
         logs_path = str(deployment.directory.logs)
         record = Record(pids.identify(os.getpid()), deployment.model, deployment.listen.url, {}, logs_path)
         self._publisher = Publisher(deployment, record)
+        hang_seconds = deployment.hang_timeout_seconds
+        self._hang_doctor = HangDoctor(lambda: self._replicas.children, hang_seconds, narrator.say)
         self._stop: Stop | None = None
         """The order to end everything."""
         self._status = 0
@@ -76,7 +79,9 @@ class Supervisor:
             admin.serving(self._deployment.directory.supervisor_socket, self.orders),
             asyncio.TaskGroup() as tasks,
         ):
-            chores = [tasks.create_task(chore) for chore in (self._rotate_logs(), orphans.reap())]
+            chores = [
+                tasks.create_task(chore) for chore in (self._rotate_logs(), orphans.reap(), self._hang_doctor.watch())
+            ]
             while not self._is_over():
                 self._wake.clear()
                 await self._look()

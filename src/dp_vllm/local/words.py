@@ -85,13 +85,26 @@ def ready(name: str, seconds: float, count: int, total: int) -> str:
 
 def ended(name: str, end: End, restart_seconds: float) -> str:
     when = f"in {restart_seconds:g} s" if restart_seconds else "at once"
-    return f"{name} ended ({end}); it is started again {when}"
+    return f"{name} ended ({end}); it is started again {when}{_written_down(end)}"
 
 
 def stays_down(name: str, end: End, lines: Sequence[str]) -> str:
     """With the program's last lines, because they scrolled away long ago among those of the others."""
     last = "".join(f"\n    {line}" for line in lines[-_LAST_LINES:])
-    return f"{name} stays down, it failed several times in the same way ({end}){':' if last else ''}{last}"
+    told = f"{name} stays down, it failed several times in the same way ({end}){_written_down(end)}"
+    return f"{told}{':' if last else ''}{last}"
+
+
+def _written_down(end: End) -> str:
+    return f"; see {end.folder}/report.txt" if end.folder else ""
+
+
+def hangs_on(name: str, sentence: str, reason: str) -> str:
+    """Of a replica that is left alone although it hangs."""
+    return f"replica {name} hangs ({sentence}), and is not ended: {reason}"
+
+
+NO_HANG_DOCTOR: Final = "the engines give no metrics (--disable-log-stats), so it is not noticed if one hangs"
 
 
 def ordered(names: Sequence[str], then: Then) -> str:
@@ -134,7 +147,7 @@ WAITING_FOR_MEMORY: Final = "waiting for the memory of its GPUs"
 
 
 def memory_is_missing(found: str, seconds: float) -> str:
-    return f"dp-vllm: the memory of its GPUs is not back after {seconds:g} s ({found}); it is started all the same"
+    return f"the memory of its GPUs is not back after {seconds:g} s ({found})"
 
 
 def for_clients_starting(name: str, progress: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import sys
@@ -20,6 +21,8 @@ def main(argv: Sequence[str]) -> int:
     if {"-h", "--help"} & set(argv):
         print(help_text.text())  # noqa: T201
         return 0
+    if os.environ.get("PYTHONFAULTHANDLER"):
+        faulthandler.enable()  # as any Python does, but one in isolated mode
     logging.basicConfig(format="%(levelname)s %(asctime)s %(message)s", datefmt="%m-%d %H:%M:%S", stream=sys.stdout)
     logging.getLogger("dp_vllm.sim").setLevel(logging.INFO)
     try:

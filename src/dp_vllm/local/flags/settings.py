@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from dp_vllm import names
 from dp_vllm.engine.flags import Flag, Takes
+from dp_vllm.engine.hang import HANG_SECONDS
 from dp_vllm.local.flags import values
 from dp_vllm.policy import DEFAULT_POLICY, PREFIX_WEIGHT, Policy
 from dp_vllm.topology import given
@@ -43,6 +44,7 @@ class Settings:
     gateway_workers: int = 1
     record: Path | None = None
     shutdown_timeout_seconds: float = 5.0
+    hang_timeout_seconds: float = HANG_SECONDS
     name: str | None = None
     log_dir: Path | None = None
     dry_run: bool = False
@@ -262,6 +264,13 @@ RUN: Final = (
         "how the gateway writes its log",
         values.one_of("text", "json"),
         gateway=True,
+    ),
+    Setting(
+        "--hang-timeout",
+        "SECONDS",
+        f"{HANG_SECONDS:g}",
+        "an engine that has requests and does nothing for so long is started again; 0 for never",
+        values.seconds,
     ),
     Setting(
         "--record",
