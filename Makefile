@@ -52,7 +52,7 @@ control-plane: setup
 
 .PHONY: test
 test: control-plane ## every test that this machine can run, and what it could not
-	$(BIN)/pytest -n 4 --dist worksteal -m "not vllm and not docker and not e2e and not exhaustive"
+	$(BIN)/pytest -n 4 --dist worksteal -m "not vllm and not docker and not e2e and not slurm and not exhaustive"
 
 .PHONY: test-exhaustive
 test-exhaustive: control-plane ## what make test tries a few cases of, in every single one (a quarter of an hour)
@@ -65,6 +65,10 @@ test-vllm: setup ## the tests with the real vLLM on this machine's CPU (installe
 .PHONY: test-docker
 test-docker: setup ## the tests of the images, in a real Docker engine (as root one is started if none runs)
 	@PYTHONPATH=tests $(BIN)/python -m docker.run
+
+.PHONY: test-slurm
+test-slurm: setup ## the tests in jobs of a real Slurm with two nodes, as root (unpacked from Debian's packages)
+	@PYTHONPATH=tests $(BIN)/python -m slurm.run
 
 .PHONY: e2e
 e2e: setup ## the tests with real Kubernetes nodes, as root (Kubernetes is built once, in about 10 minutes)

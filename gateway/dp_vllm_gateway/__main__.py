@@ -20,6 +20,7 @@ from dp_vllm.number import Number
 from dp_vllm.policy import DEFAULT_POLICY, PREFIX_WEIGHT, Policy
 from dp_vllm_gateway.config import Cors, GatewayConfig, KubernetesModel, Limits, Tls, divided
 from dp_vllm_gateway.discovery import static
+from dp_vllm_gateway.keys import replica_key
 from dp_vllm_gateway.server import run
 from dp_vllm_gateway.workers import parent
 from dp_vllm_gateway.workers.place import Place
@@ -71,6 +72,9 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--api-key", "api_keys", multiple=True, metavar="KEY", help="A key that clients must send; repeatable.")
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="Keys, one a line, read again when it changes.")
 @click.option("--replica-api-key", metavar="KEY", help="The key that the engines want.")
+@click.option(
+    "--replica-api-key-file", type=click.Path(path_type=Path), help="A file with that key: other users see a flag."
+)
 @click.option(
     "--policy",
     type=click.Choice([p.value for p in Policy]),
@@ -149,7 +153,7 @@ def _config(given: dict[str, Any]) -> GatewayConfig:
         listen_fds=given["listen_fds"],
         api_keys=given["api_keys"] or _keys_from_environment(),
         api_key_file=given["api_key_file"],
-        replica_api_key=given["replica_api_key"],
+        replica_api_key=replica_key(given["replica_api_key"], given["replica_api_key_file"]),
         policy=Policy(given["policy"]),
         prefix_weight=given["prefix_weight"],
         record=given["record"],

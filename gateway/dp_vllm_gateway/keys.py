@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from dp_vllm.errors import UserError
+from dp_vllm.errors import BadSettings, UserError
 
 
 class Keys:
@@ -68,6 +68,24 @@ class Keys:
         """Raise UserError if the endpoint would refuse everybody from the start."""
         if self.problem:
             raise UserError(f"--api-key-file: {self.problem}")
+
+
+def replica_key(key: str | None, file: Path | None) -> str | None:
+    """The key that the engines want, as given or from a file that other users cannot read as they can a command line.
+
+    Raises BadSettings if the file does not hold one key.
+    """
+    if file is None:
+        return key
+    if key is not None:
+        raise BadSettings("--replica-api-key and --replica-api-key-file: give one of them")
+    try:
+        found = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSettings(f"--replica-api-key-file: {file} cannot be read: {error}") from error
+    if not found.isascii() or not found.isprintable() or not found or " " in found:
+        raise BadSettings(f"--replica-api-key-file: {file} does not hold one key")
+    return found
 
 
 def _digest(key: bytes) -> bytes:

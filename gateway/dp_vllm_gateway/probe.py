@@ -83,7 +83,7 @@ class Probes:
 
     async def _see(self, member: Member) -> Seen:
         try:
-            health = await fetch(member, "GET", "/health", seconds=self._every)
+            health = await fetch(member, "GET", "/health", seconds=self._every, lines=self._lines)
             if health.status != 200:
                 return Seen(healthy=False, certain=health.status == 503)
         except TimeoutError:

@@ -1,5 +1,5 @@
 """What is taken from Debian where no Docker engine and no registry can be reached: the engine's programs, and a root
-file system with Python for images to stand on.
+file system with Python for images to stand on. The test bed for Slurm has its programs from here too.
 
 Both are kept in a folder of the user's cache. Nothing is installed: packages are only unpacked.
 """
@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -43,7 +43,7 @@ def python_root() -> Path:
     """A tar file with a minimal Debian that has `python3` and pip. Made once, in about 40 s."""
     archive = CACHE / f"{_RELEASE}-python.tar"
     if not archive.exists():
-        with _made_once(f"a Debian {_RELEASE} with Python, as a base for images") as folder:
+        with _made_once(f"a Debian {_RELEASE} with Python, as a base for images", CACHE) as folder:
             words = ("--variant=minbase", f"--include={','.join(_PYTHON_PACKAGES)}", _RELEASE, f"{folder}/root")
             _run("debootstrap", *words, variables=environment())
             excluded = (f"--exclude={path}/*" for path in _NOT_NEEDED)
@@ -53,35 +53,42 @@ def python_root() -> Path:
 
 
 def _programs() -> Path:
-    """The folder into which the engine's packages, and those of their dependencies that are missing, are unpacked."""
-    root = CACHE / "programs"
+    return unpacked(CACHE / "programs", "Docker", _PACKAGES, {"iptables": "xtables-nft-multi"})
+
+
+def unpacked(root: Path, what: str, packages: Sequence[str], alternatives: Mapping[str, str]) -> Path:
+    """The folder `root`, into which packages and those of their dependencies that are missing are unpacked once.
+
+    `alternatives` are links in `usr/sbin`: what Debian's alternatives system does when a package is installed.
+    """
     if not root.exists():
-        with _made_once("Docker's programs, from Debian's packages") as folder:
-            for package in _downloaded(folder):
+        with _made_once(f"{what}'s programs, from Debian's packages", root.parent) as folder:
+            for package in _downloaded(folder, packages):
                 _run("dpkg", "-x", str(package), f"{folder}/root")
-            # What Debian's alternatives system does when the package is installed.
-            (folder / "root/usr/sbin/iptables").symlink_to("xtables-nft-multi")
+            for link, program in alternatives.items():
+                (folder / "root/usr/sbin" / link).symlink_to(program)
             (folder / "root").rename(root)
     return root
 
 
-def _downloaded(folder: Path) -> list[Path]:
+def _downloaded(folder: Path, packages: Sequence[str]) -> list[Path]:
     """The packages, by a package list and a download folder of our own: the machine's stay as they are."""
     for part in ("lists/partial", "cache/archives/partial"):
         (folder / part).mkdir(parents=True)
     apt = ("apt-get", "-qq", "-o", f"Dir::State::Lists={folder}/lists", "-o", f"Dir::Cache={folder}/cache")
     _run(*apt, "-o", "Debug::NoLocking=1", "update")
     getting = ("install", "-y", "--no-install-recommends", "--reinstall", "--download-only")
-    _run(*apt, "-o", "Debug::NoLocking=1", *getting, *_PACKAGES)  # those that the machine has already, too
+    _run(*apt, "-o", "Debug::NoLocking=1", *getting, *packages)  # those that the machine has already, too
     return sorted((folder / "cache/archives").glob("*.deb"))
 
 
 @contextlib.contextmanager
-def _made_once(what: str) -> Iterator[Path]:
+def _made_once(what: str, cache: Path) -> Iterator[Path]:
     """A folder for the making of something that stays in the cache; says what takes so long."""
+    cache.mkdir(parents=True, exist_ok=True)
     print(f"{what} ... ", end="", flush=True)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=CACHE, prefix="making-") as folder:
+    with tempfile.TemporaryDirectory(dir=cache, prefix="making-") as folder:
         yield Path(folder)
     print(f"{time.monotonic() - started:.0f} s (once)", flush=True)
 

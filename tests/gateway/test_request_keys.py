@@ -9,6 +9,9 @@ import scripted
 import wire
 from scripted import Engines
 
+from dp_vllm.errors import BadSettings
+from dp_vllm_gateway.keys import replica_key
+
 COMPLETIONS = "/v1/completions"
 RIGHT = {"authorization": "Bearer right"}
 
@@ -88,6 +91,18 @@ def test_foreign_engines_are_sent_the_key_that_they_want(engines: Engines, tmp_p
         assert status(gateway.url, RIGHT) == 200
     (seen,) = [asked.headers for engine in engines for asked in engine.asked]
     assert seen["authorization"] == "Bearer theirs"
+
+
+def test_the_engines_key_may_be_in_a_file(engines: Engines, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("theirs\n")
+    with scripted.gateway(tmp_path, engines, "--replica-api-key-file", str(tmp_path / "key")) as gateway:
+        assert status(gateway.url) == 200
+    (seen,) = [asked.headers for engine in engines for asked in engine.asked]
+    assert seen["authorization"] == "Bearer theirs"
+    for text in ("", "two keys", "one\nother", "\x00"):
+        (tmp_path / "key").write_text(text)
+        with pytest.raises(BadSettings, match=r"--replica-api-key-file: .* does not hold one key"):
+            replica_key(None, tmp_path / "key")
 
 
 @pytest.mark.parametrize("variable", ["DP_VLLM_API_KEY", "VLLM_API_KEY"])

@@ -9,7 +9,7 @@ from programs import free_port
 
 from dp_vllm.errors import UserError
 from dp_vllm.local.deployment import Listen
-from dp_vllm.local.listen import listening
+from dp_vllm.local.listen import PORTS_TRIED, at, listening
 
 
 def test_by_default_all_interfaces_are_listened_on() -> None:
@@ -35,6 +35,18 @@ def test_a_taken_port_is_an_error_that_names_its_holder(reuse_port: bool) -> Non
         port = other.getsockname()[1]
         with pytest.raises(UserError, match=rf"--port: {port} is taken by process {os.getpid()} \(.*python"):
             listening(Listen(None, port)).__enter__()
+
+
+def test_the_next_free_port_is_taken_where_that_may_be() -> None:
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        wanted = Listen(None, port, or_next=True)
+        with listening(wanted) as sockets:
+            found = at(wanted, sockets)
+            assert port < found.port < port + PORTS_TRIED
+            assert {each.getsockname()[1] for each in sockets} == {found.port}, "of both families"
 
 
 def test_a_port_can_be_listened_on_again_at_once() -> None:

@@ -14,12 +14,13 @@ from dp_vllm.doctor.nvml import Card, Cards
 from dp_vllm.engine.command import Engine
 from dp_vllm.errors import DpVllmError
 from dp_vllm.local import engines
-from dp_vllm.local.arrange import arrange, engine_config, run_name
-from dp_vllm.local.deployment import Deployment, Listen
+from dp_vllm.local.arrange import arrange, engine_config
+from dp_vllm.local.deployment import Deployment
 from dp_vllm.local.flags.split import Asked
 from dp_vllm.local.gpus import visible_to
 from dp_vllm.local.models import sizes, typed
-from dp_vllm.local.run_directory import run_directory
+from dp_vllm.local.place import directory_of, listen_of
+from dp_vllm.local.slurm.allocation import Allocation, allocation
 from dp_vllm.topology import ids
 from dp_vllm.topology.nvml import Device
 
@@ -34,6 +35,7 @@ class _Case:
     """None if there is none that works."""
     installed: Installed = field(default_factory=Installed)
     cards: Cards = field(default_factory=Cards)
+    job: Allocation | None = None
     deployment: Deployment | None = None
     """None if it cannot be arranged."""
 
@@ -81,7 +83,8 @@ def _engine(case: _Case) -> Generator[Finding, None, _Case]:
 def _run(case: _Case) -> Generator[Finding, None, _Case]:
     settings = case.asked.settings
     try:
-        directory = run_directory(run_name(settings), case.environ, log_dir=settings.log_dir)
+        case = replace(case, job=allocation(case.environ))
+        directory = directory_of(settings, case.job, case.environ)
     except DpVllmError as error:
         yield problem("run", str(error))
         return case
@@ -91,7 +94,8 @@ def _run(case: _Case) -> Generator[Finding, None, _Case]:
     try:
         visible = visible_to(case.engine, settings.device_ids, case.environ)
         models = (typed(case.asked, engine_config(case.asked, directory)),)
-        case = replace(case, deployment=arrange(case.asked, models, case.engine, visible, directory, case.environ))
+        deployment = arrange(case.asked, models, case.engine, visible, directory, case.environ, case.job)
+        case = replace(case, deployment=deployment)
     except DpVllmError as error:
         yield problem("replicas", str(error))
     else:
@@ -139,8 +143,7 @@ def _host(case: _Case) -> Iterator[Finding]:
         yield from of_host.shared_memory(host, settings.data_parallel_size, sizes(settings))
         yield from of_host.locked_memory(host, sizes(settings))
     yield of_host.open_files(host)
-    uds = settings.uds.absolute() if settings.uds else None
-    yield from look.addresses(Listen(settings.host, settings.port, uds), settings)
+    yield from look.addresses(listen_of(settings, case.job), settings)
 
 
 def _model(case: _Case) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from dp_vllm.errors import DpVllmError
 from dp_vllm.local import pids
 from dp_vllm.local.deployment import Listen
 from dp_vllm.local.flags.settings import Settings
-from dp_vllm.local.listen import listening
+from dp_vllm.local.listen import at, listening
 from dp_vllm.local.run_directory import RunDirectory
 from dp_vllm.local.runs import running
 
@@ -57,8 +57,8 @@ def addresses(listen: Listen, settings: Settings) -> Iterator[Finding]:
     ports = [Listen("127.0.0.1", (settings.replica_ports or 0) + number) for number in range(count)]
     for one, subject in ((listen, "endpoint"), *((each, "replica port") for each in ports)):
         try:
-            with listening(one):
-                yield ok(subject, f"{one.url} is free")
+            with listening(one) as sockets:
+                yield ok(subject, f"{at(one, sockets).url} is free")
         except DpVllmError as error:
             yield problem(subject, str(error))
 

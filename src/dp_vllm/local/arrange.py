@@ -6,27 +6,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from dp_vllm import names
 from dp_vllm.engine.command import Command, Engine, Order, Sizes, replica_command
 from dp_vllm.errors import BadSettings
-from dp_vllm.local.deployment import Deployment, Listen, Replica
+from dp_vllm.local.deployment import Deployment, Replica
 from dp_vllm.local.division import divided, further
 from dp_vllm.local.flags.settings import Settings
 from dp_vllm.local.flags.split import Asked
-from dp_vllm.local.gpus import TASKSET, Share, Visible
+from dp_vllm.local.gpus import TASKSET, THIS_MACHINE, Share, Visible
 from dp_vllm.local.models import Model
+from dp_vllm.local.place import listen_of
 from dp_vllm.local.resize import free_numbers
 from dp_vllm.local.run_directory import RunDirectory
+from dp_vllm.local.slurm.allocation import Allocation
 
 _FAULT_HANDLER: Final = "PYTHONFAULTHANDLER"
 
 _EVERYWHERE: Final = (None, "", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
-
-
-def run_name(settings: Settings) -> str:
-    """What the run is called: `--name`, else after where it listens."""
-    if settings.name is not None:
-        return settings.name
-    return settings.uds.name if settings.uds else str(settings.port)
 
 
 def arrange(
@@ -36,6 +32,7 @@ def arrange(
     visible: Visible | None,
     directory: RunDirectory,
     environ: Mapping[str, str],
+    job: Allocation | None = None,
 ) -> Deployment:
     """The whole deployment. `visible` is None if the engines use no GPUs."""
     settings = asked.settings
@@ -54,20 +51,18 @@ def arrange(
     replicas: list[Replica] = []
     for model, shares in zip(models, divided(models, engine, visible, groups), strict=True):
         replicas += _replicas(model, range(model.copies), shares, len(replicas), place)
-    uds = settings.uds.absolute() if settings.uds else None
-    listen = Listen(settings.host, settings.port, uds, tls=settings.ssl_certfile is not None)
     return Deployment(
         model=", ".join(model.model for model in models),
         engine=engine.name,
         replicas=tuple(replicas),
-        listen=listen,
+        listen=listen_of(settings, job),
         gateway=_gateway(settings, directory, environ),
         files=_files(asked, directory),
         shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
         hang_timeout_seconds=settings.hang_timeout_seconds,
         directory=directory,
         more=more,
-        warnings=(*asked.notes, *_warnings(settings, models, visible)),
+        warnings=(*asked.notes, *_warnings(settings, models, visible, job)),
     )
 
 
@@ -151,11 +146,14 @@ def _demand_apart(settings: Settings, copies: int) -> None:
     span = f"{settings.replica_ports} to {last}"
     if last > 65535:
         raise BadSettings(f"--replica-ports: {copies} replicas would need the ports {span}")
-    if settings.uds is None and settings.replica_ports <= settings.port <= last:
-        raise BadSettings(f"--replica-ports: the replicas' ports {span} include the endpoint's own, {settings.port}")
+    port = settings.port or names.DEFAULT_PORT
+    if settings.uds is None and settings.replica_ports <= port <= last:
+        raise BadSettings(f"--replica-ports: the replicas' ports {span} include the endpoint's own, {port}")
 
 
-def _warnings(settings: Settings, models: Sequence[Model], visible: Visible | None) -> tuple[str, ...]:
+def _warnings(
+    settings: Settings, models: Sequence[Model], visible: Visible | None, job: Allocation | None
+) -> tuple[str, ...]:
     warnings = []
     has_keys = settings.api_key or settings.api_key_file
     if not has_keys and settings.uds is None and settings.host in _EVERYWHERE:
@@ -167,6 +165,11 @@ def _warnings(settings: Settings, models: Sequence[Model], visible: Visible | No
         warnings.append(
             f"it is not known what joins the GPUs, so replicas get them in index order: {visible.doubt}"
             + ("" if settings.file else "; --gpu-groups '0,1;2,3' gives them others")
+        )
+    if job and visible and visible.said_by == THIS_MACHINE:
+        warnings.append(
+            f"Slurm says of no GPU that it is the job's, so all of {job.node} are taken to be; if others use some of "
+            "them, ask for yours with --gpus-per-node"
         )
     only = models[0] if len(models) == 1 else None
     fitting = len(visible.ids) // only.sizes.gpus if visible and only and only.uses_gpus else 0

@@ -9,14 +9,16 @@ from dp_vllm.engine.command import Engine
 from dp_vllm.engine.flags import Typed
 from dp_vllm.errors import BadSettings
 from dp_vllm.local import engines, model_files, models
-from dp_vllm.local.arrange import arrange, engine_config, run_name
+from dp_vllm.local.arrange import arrange, engine_config
 from dp_vllm.local.deployment import Deployment
 from dp_vllm.local.flags import config_file, split
 from dp_vllm.local.flags.settings import Settings
 from dp_vllm.local.flags.split import Asked
 from dp_vllm.local.gpus import visible_to
 from dp_vllm.local.models import Model
-from dp_vllm.local.run_directory import SOCKET_PATH_BYTES, RunDirectory, run_directory
+from dp_vllm.local.place import directory_of
+from dp_vllm.local.run_directory import SOCKET_PATH_BYTES, RunDirectory
+from dp_vllm.local.slurm.allocation import allocation, doubts
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +40,13 @@ def understand(words: Sequence[str], environ: Mapping[str, str]) -> Request | No
     if settings.json and not settings.dry_run:
         raise BadSettings("--json goes with --dry-run, whose table it prints as JSON")
     demand_usable(settings)
-    directory = run_directory(run_name(settings), environ, log_dir=settings.log_dir)
+    job = allocation(environ)
+    directory = directory_of(settings, job, environ)
     engine, notes = engines.find(settings.engine, environ)
     wanted, left_out = _models(asked, engine, directory, environ)
     visible = visible_to(engine, settings.device_ids, environ)
-    deployment = arrange(asked, wanted, engine, visible, directory, environ)
-    deployment = replace(deployment, warnings=(*notes, *left_out, *deployment.warnings))
+    deployment = arrange(asked, wanted, engine, visible, directory, environ, job)
+    deployment = replace(deployment, warnings=(*notes, *left_out, *doubts(environ, job), *deployment.warnings))
     return Request(deployment, settings.dry_run, settings.json)
 
 

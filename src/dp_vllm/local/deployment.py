@@ -23,14 +23,29 @@ class Listen:
     uds: Path | None = None
     """If given, host and port mean nothing."""
     tls: bool = False
+    or_next: bool = False
+    """If the port is taken, one of the next may be listened on instead."""
+    node: str = ""
+    """The name under which other machines know this one, if one is known."""
 
     @property
     def url(self) -> str:
         """What a client on this machine uses: `http://127.0.0.1:8000`, or `unix:/path`."""
         if self.uds is not None:
             return f"unix:{self.uds}"
-        host = self.host if self.host not in (None, "", "0.0.0.0", "::") else "127.0.0.1"  # noqa: S104 - compared
-        return f"{'https' if self.tls else 'http'}://{f'[{host}]' if ':' in str(host) else host}:{self.port}"
+        return self._url("127.0.0.1" if self._everywhere else str(self.host))
+
+    @property
+    def url_elsewhere(self) -> str:
+        """What a client on another machine uses; empty if there is none, or if its name for this one is not known."""
+        return self._url(self.node) if self.node and self._everywhere and self.uds is None else ""
+
+    @property
+    def _everywhere(self) -> bool:
+        return self.host in (None, "", "0.0.0.0", "::")  # noqa: S104 - compared
+
+    def _url(self, host: str) -> str:
+        return f"{'https' if self.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Final
 
 from dp_vllm.engine.command import Engine, Sizes
 from dp_vllm.errors import BadSettings, UserError
+from dp_vllm.local.slurm.allocation import advice_on_gpus, gpus_of_step
 from dp_vllm.topology import given, ids, machine
 from dp_vllm.topology.group import best
 from dp_vllm.topology.link import Link
@@ -24,9 +25,10 @@ from dp_vllm.topology.shape import Shape, product
 VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
 TASKSET: Final = "taskset"
 """The program of util-linux that keeps another one to some CPUs."""
+THIS_MACHINE: Final = "this machine"
+"""Who says which GPUs there are, if nobody else does."""
 _ORDER: Final = "CUDA_DEVICE_ORDER"
 _DRIVERS_ORDER: Final = "PCI_BUS_ID"
-_SLURM: Final = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
 _NONE: Final = ("", "-1", "NoDevFiles")
 """How the variable says that there are no GPUs."""
 _INSTEAD: Final = f"say which GPUs to use with {VARIABLE}=0,1,..., or try --engine sim, which needs none"
@@ -80,14 +82,13 @@ def visible_to(engine: Engine, device_ids: Sequence[str], environ: Mapping[str, 
         return None
     variable = from_variable(environ)
     if engine.simulated:
-        named = chosen(device_ids, variable) if device_ids else variable
-        return (
-            replace(named, advice=f"; the simulated engine needs none: unset {VARIABLE}")
-            if named and named.ids
-            else None
-        )
+        of_step = next((Visible(names, variable) for variable, names in gpus_of_step(environ)), None)
+        named = chosen(device_ids, variable) if device_ids else variable or of_step
+        advice = advice_on_gpus(environ) or f"; the simulated engine needs none: unset {VARIABLE}"
+        return replace(named, advice=advice) if named and named.ids else None
     there = visible_on(machine.ask(environ), device_ids, environ)
-    return replace(there, cpus=frozenset(os.sched_getaffinity(0)) if shutil.which(TASKSET) else frozenset())
+    cpus = frozenset(os.sched_getaffinity(0)) if shutil.which(TASKSET) else frozenset()
+    return replace(there, cpus=cpus, advice=advice_on_gpus(environ))
 
 
 def visible_on(found: Machine, device_ids: Sequence[str], environ: Mapping[str, str]) -> Visible:
@@ -128,10 +129,9 @@ def from_slurm(environ: Mapping[str, str], found: Machine) -> Visible | None:
 
     Slurm counts all GPUs of the node. Where its cgroup hides the others, those that are left are the job's.
     """
-    for variable in _SLURM:
-        names = tuple(one.strip() for one in environ.get(variable, "").split(","))
-        count = len(found.devices)
-        if len(names) < count and all(one.isdigit() and int(one) < count for one in names):
+    count = len(found.devices)
+    for variable, names in gpus_of_step(environ):
+        if len(names) < count and all(int(one) < count for one in names):
             return located(Visible(names, variable), found, environ)
     return None
 
@@ -160,7 +160,7 @@ def of_machine(found: Machine) -> Visible:
     """All GPUs of this machine, as the driver counts them. Raises UserError if it does not say which there are."""
     if found.problem:
         raise UserError(f"no GPUs were found: {found.problem}; {_INSTEAD}")
-    return Visible(tuple(map(str, range(len(found.devices)))), "this machine")
+    return Visible(tuple(map(str, range(len(found.devices)))), THIS_MACHINE)
 
 
 def located(visible: Visible, found: Machine, environ: Mapping[str, str]) -> Visible:

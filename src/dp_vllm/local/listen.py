@@ -10,8 +10,9 @@ import os
 import socket
 import stat
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psutil
 
@@ -23,9 +24,17 @@ BACKLOG = 4096
 """How many clients may wait for a gateway that restarts; the kernel's `somaxconn` caps it."""
 
 
+PORTS_TRIED: Final = 100
+"""With `or_next`: how many ports are tried, the first among them."""
+
+
+class _Taken(UserError):
+    """Somebody else listens there."""
+
+
 @contextlib.contextmanager
 def listening(listen: Listen) -> Iterator[tuple[socket.socket, ...]]:
-    """The endpoint's sockets, listening and inheritable, during the block.
+    """The endpoint's sockets, listening and inheritable, during the block; `at` says where they are.
 
     Raises UserError, naming who holds the address, if it is taken, and if it cannot be listened on at all.
     """
@@ -34,10 +43,30 @@ def listening(listen: Listen) -> Iterator[tuple[socket.socket, ...]]:
             sockets = [stack.enter_context(_unix(listen.uds))]
             stack.callback(listen.uds.unlink, missing_ok=True)
         else:
-            sockets = [stack.enter_context(_tcp(family, address, listen)) for family, address in _addresses(listen)]
+            sockets = [stack.enter_context(each) for each in _first_free(listen)]
         for each in sockets:
             each.set_inheritable(True)
         yield tuple(sockets)
+
+
+def at(listen: Listen, sockets: Sequence[socket.socket]) -> Listen:
+    """The same, with the port that these sockets have."""
+    return listen if listen.uds is not None else replace(listen, port=sockets[0].getsockname()[1])
+
+
+def _first_free(listen: Listen) -> list[socket.socket]:
+    if listen.or_next:
+        for port in range(listen.port, listen.port + PORTS_TRIED):
+            with contextlib.suppress(_Taken):
+                return _all_tcp(replace(listen, port=port))
+    return _all_tcp(listen)
+
+
+def _all_tcp(listen: Listen) -> list[socket.socket]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(_tcp(family, address, listen)) for family, address in _addresses(listen)]
+        stack.pop_all()  # they stay open
+        return sockets
 
 
 def _addresses(listen: Listen) -> Sequence[tuple[socket.AddressFamily, Any]]:
@@ -73,7 +102,8 @@ def _tcp(family: socket.AddressFamily, address: Any, listen: Listen) -> socket.s
         made.listen(BACKLOG)
     except OSError as error:
         made.close()
-        raise UserError(_tcp_problem(error, listen)) from error
+        kind = _Taken if error.errno == errno.EADDRINUSE else UserError
+        raise kind(_tcp_problem(error, listen)) from error
     return made
 
 

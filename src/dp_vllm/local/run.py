@@ -69,6 +69,7 @@ def claimed(
     still at work after `guardian_seconds`.
     """
     with _locked(directory):
+        _remove_left_overs(directory.path.parent)
         _wait_for_guardians(directory, guardian_seconds)
         segments.sweep(directory.path.glob(directory.replica_segments("*").name))
         _empty(directory.path)
@@ -106,6 +107,18 @@ def _opened(path: Path) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _remove_left_overs(runs: Path) -> None:
+    """Remove the directories of jobs that were killed as a whole: no run will ever have their names again."""
+    for path in runs.glob("job-*"):
+        with contextlib.suppress(OSError), _opened(path) as fd:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            record = read(RunDirectory(path, path))
+            guardians = [child.guardian for child in record.children.values()] if record else []
+            if not any(guardian.alive for guardian in guardians):
+                _empty(path)
+                path.rmdir()
 
 
 def _taken(directory: RunDirectory) -> str:

@@ -18,6 +18,10 @@ SOCKET_PATH_BYTES: Final = 107
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
+_SESSIONS: Final = Path("/run/user")
+"""Where systemd-logind keeps a directory for each user with a session."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
     """The files of one run. `path` is to have mode 0700, `keys` 0600."""
@@ -60,6 +64,11 @@ class RunDirectory:
     def run(self) -> Path:
         """Process ids with start times of the supervisor and its children."""
         return self.path / "run.json"
+
+    @property
+    def announcement(self) -> Path:
+        """Holds the endpoint's URL in a Slurm job. Beside the logs, because other machines see those."""
+        return self.logs / "endpoint"
 
     @property
     def gateway_log(self) -> Path:
@@ -114,10 +123,13 @@ def homes(environ: Mapping[str, str], uid: int) -> tuple[Path, ...]:
     # A batch job often inherits the variable from a login node whose /run/user/UID does not exist here.
     given = Path(environ.get("XDG_RUNTIME_DIR", ""))
     shared = Path(f"/tmp/dp-vllm-{uid}")  # noqa: S108 - made with mode 0700 and refused if it is somebody else's
-    if given.is_absolute() and given.is_dir() and os.access(given, os.W_OK | os.X_OK):
-        # What a login session has, a job or a service of the same user may lack.
-        return (given / "dp-vllm", shared) if given == Path(f"/run/user/{uid}") else (given / "dp-vllm",)
-    return (shared,)
+    if not (given.is_absolute() and given.is_dir() and os.access(given, os.W_OK | os.X_OK)):
+        return (shared,)
+    if not given.is_relative_to(_SESSIONS):
+        return (given / "dp-vllm",)
+    # What a login session has, a job or a service of the same user may lack. A job never uses it: it is that of an SSH
+    # session beside the job, and is removed when that ends.
+    return (shared,) if "SLURM_JOB_ID" in environ else (given / "dp-vllm", shared)
 
 
 def _state(environ: Mapping[str, str], run: Path) -> Path:

@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -23,6 +24,7 @@ from dp_vllm.local.plan import Action, Stop
 from dp_vllm.local.publish import Publisher
 from dp_vllm.local.replicas import Replicas
 from dp_vllm.local.run import Record
+from dp_vllm.local.slurm.announce import announced
 from dp_vllm.local.standing import Run
 
 TICK_SECONDS: Final = 0.25
@@ -43,8 +45,13 @@ def serve(deployment: Deployment) -> int:
         listen.listening(deployment.listen) as sockets,
         terminal.Terminal(colours=terminal.wants_colours(os.environ)) as screen,
     ):
+        listens = listen.at(deployment.listen, sockets)
+        if listens != deployment.listen:
+            screen.say(words.port_is_taken(deployment.listen, listens))
+        deployment = replace(deployment, listen=listens)
         screen.show(words.greeting(deployment))
-        return asyncio.run(Supervisor(deployment, sockets, Narrator(screen.say, screen.follow)).run())
+        with announced(listens, deployment.directory):
+            return asyncio.run(Supervisor(deployment, sockets, Narrator(screen.say, screen.follow)).run())
 
 
 class Supervisor:

@@ -30,6 +30,7 @@ def greeting(deployment: Deployment) -> str:
         ),
         *_models(deployment),
         f"  endpoint    {deployment.listen.url}{'' if deployment.listen.uds else '/v1'}",
+        *_elsewhere(deployment),
         f"  logs        {deployment.directory.logs}",
         "",
         *_example(deployment),
@@ -44,6 +45,15 @@ def _models(deployment: Deployment) -> list[str]:
     """Who serves what, where there are several models."""
     grouped = itertools.groupby(deployment.replicas, lambda replica: replica.models)
     return [f"  {', '.join(models)}: {', '.join(each.name for each in group)}" for models, group in grouped if models]
+
+
+def port_is_taken(wanted: Listen, found: Listen) -> str:
+    return f"port {wanted.port} is taken here, so the endpoint is on port {found.port}; --port chooses another"
+
+
+def _elsewhere(deployment: Deployment) -> list[str]:
+    url = deployment.listen.url_elsewhere
+    return [f"  from others {url}/v1 (also in {deployment.directory.announcement})"] if url else []
 
 
 def joined(replica: Replica) -> str:

@@ -34,7 +34,8 @@ class Settings:
     replica_ports: int | None = None
     host: str | None = None
     """None for all interfaces."""
-    port: int = names.DEFAULT_PORT
+    port: int | None = None
+    """None for the default, or in a Slurm job the next one that is free."""
     uds: Path | None = None
     api_key: tuple[str, ...] = ()
     api_key_file: Path | None = None
