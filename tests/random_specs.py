@@ -45,7 +45,8 @@ def json_values() -> Values:
 
 
 @st.composite
-def _args(draw: st.DrawFn) -> list[str]:
+def engine_args(draw: st.DrawFn) -> list[str]:
+    """Flags that a DPModel's engine may have, with values."""
     flags = st.sampled_from(_FREE).map(lambda flag: [flag])
     value = st.text(_TEXT, max_size=8).filter(lambda text: not text.startswith("-"))
     joined = st.builds(lambda flag, text: [f"{flag}={text}"], st.sampled_from(_WITH_VALUE), value)
@@ -72,7 +73,7 @@ def _variables(parts: Mapping[str, Values]) -> Values:
 def _of(kind: types.Type, field: str = "") -> Values:
     match field:
         case "Engine.args":
-            return _args()
+            return engine_args()
         case "Resources.limits" | "Resources.requests":
             return _amounts()
         case "Engine.runAsUser":

@@ -123,6 +123,13 @@ def scale(words: tuple[str, ...]) -> int:
     return int(command.main(list(words), "dp-vllm scale", standalone_mode=False) or 0)
 
 
+@commands.command(cls=_Verbatim, short_help="Print the DPModel that a command line of serve stands for.")
+def export(words: tuple[str, ...]) -> int:
+    from dp_vllm.local import export_command
+
+    return export_command.main(words)
+
+
 @commands.command(short_help="Print the custom resource definition of DPModel.")
 def crd() -> int:
     from dp_vllm import crd as definition

@@ -3,7 +3,6 @@
 Pure: files were read before.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +16,13 @@ from dp_vllm.local.flags.settings import Settings
 from dp_vllm.local.flags.split import Asked
 from dp_vllm.spec import NO_ACCELERATOR
 from dp_vllm.spec.documents import Document
+from dp_vllm.spec.references import expanded
 
 LEFT_OUT: Final = "for a cluster alone, and left out here"
 
 _CLUSTERS: Final = ("cache", "hfTokenSecretRef", "rollout", "gateway", "template")
 _CLUSTERS_OF_ENGINE: Final = ("image", "resources", "runAsUser", "hangTimeoutSeconds", "shmSize")
 """Fields that mean something in a cluster alone."""
-
-_REFERENCE: Final = re.compile(r"\$(\$|\(([-._A-Za-z0-9]+)\))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +140,3 @@ def _variables(document: Document, environ: Mapping[str, str]) -> dict[str, str]
         else:
             made[name] = environ[name]
     return made
-
-
-def expanded(text: str, variables: Mapping[str, str]) -> str:
-    """The text with `$(NAME)` replaced as Kubernetes does: an unknown one is left, and `$$` stands for `$`."""
-    return _REFERENCE.sub(lambda found: "$" if found[1] == "$" else variables.get(found[2], found[0]), text)
