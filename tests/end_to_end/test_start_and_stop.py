@@ -3,10 +3,12 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import aiohttp
 from end_to_end.served import MODEL, serve
@@ -51,6 +53,25 @@ def test_the_endpoint_serves_while_another_replica_still_starts() -> None:
         with urllib.request.urlopen(chat(served.url, max_tokens=2), timeout=20) as answer:
             assert json.load(answer)["usage"]["completion_tokens"] == 2
         assert not served.serves(1)
+
+
+def test_a_replica_that_waits_for_the_one_ahead_starts_when_the_model_is_compiled(tmp_path: Path) -> None:
+    flags = ("--staged-start", "--sim-load-seconds", "2", "--sim-host", str(tmp_path))
+    with serve(*flags, replicas=2, ready=False) as served:
+        wait_until(lambda: served.state() != {}, "the gateway runs")
+        request = chat(served.url, stream=True, max_tokens=2)
+        request.add_header("x-dp-vllm-wait", "60")
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            told = answer.read().decode()
+        wait_until(lambda: served.serves(0, 1), "both are used")
+        before, released, after = served.program.output().partition(
+            "replica 0 has compiled the model: the others start"
+        )
+    assert "replica 1 is starting (waiting for replica 0, which compiles the model for all)" in told
+    assert len(set(re.findall(r"replica 0 is starting \(loading weights, (\d+) %\)", told))) > 1
+    assert told.endswith("data: [DONE]\n\n")
+    assert "replica 0 goes ahead" in before and "replica 1 | " not in before
+    assert released and "replica 1 | INFO" in after
 
 
 async def test_sigterm_lets_short_streams_end_and_tells_long_ones() -> None:

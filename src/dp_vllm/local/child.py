@@ -41,6 +41,8 @@ class Child:
         """In any of its lives."""
         self.stage: Stage | None = None
         """How far the start is; None before its log says so, and once it is ready."""
+        self.news_at = 0.0
+        """When its present start last came further, by `time.monotonic`."""
         self.waits_for = ""
         """What a start waits for; empty if nothing holds it up."""
         self._keep = keep
@@ -121,6 +123,7 @@ class Child:
         self.starts += 1
         self.started_at = time.monotonic()
         self.stage = None
+        self.news_at = self.started_at
         self._alive = True
         ends = self.observed.ends if self.observed.stop is None else ()
         self.observed = Observed(running=True, ends=ends)
@@ -201,6 +204,7 @@ class Child:
     def _tell(self, stage: Stage | None) -> None:
         if stage is not None and stage != self.stage:
             self.stage = stage
+            self.news_at = time.monotonic()
             self._changed()
 
     async def _until_its_end(self, program: Running) -> Exit:

@@ -8,7 +8,7 @@ from pathlib import Path
 from dp_vllm.engine.command import Engine
 from dp_vllm.engine.flags import Typed
 from dp_vllm.errors import BadSettings
-from dp_vllm.local import engines, model_files, models
+from dp_vllm.local import compiled, engines, model_files, models
 from dp_vllm.local.arrange import arrange, engine_config
 from dp_vllm.local.deployment import Deployment
 from dp_vllm.local.flags import config_file, split
@@ -46,7 +46,10 @@ def understand(words: Sequence[str], environ: Mapping[str, str]) -> Request | No
     wanted, left_out = _models(asked, engine, directory, environ)
     visible = visible_to(engine, settings.device_ids, environ)
     deployment = arrange(asked, wanted, engine, visible, directory, environ, job)
-    deployment = replace(deployment, warnings=(*notes, *left_out, *doubts(environ, job), *deployment.warnings))
+    cpus, compiled_here = len(os.sched_getaffinity(0)), compiled.beside_cache(environ)
+    replicas = compiled.staged(deployment.replicas, engine, compiled_here, cpus, wanted=settings.staged_start)
+    warnings = (*notes, *left_out, *doubts(environ, job), *deployment.warnings)
+    deployment = replace(deployment, replicas=replicas, warnings=warnings)
     return Request(deployment, settings.dry_run, settings.json)
 
 

@@ -14,7 +14,22 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from dp_vllm.local import account, admin, keeps, listen, logs, orphans, pids, plan, probe, run, terminal, words
+from dp_vllm.local import (
+    account,
+    admin,
+    compiled,
+    keeps,
+    listen,
+    logs,
+    orphans,
+    pids,
+    plan,
+    probe,
+    run,
+    terminal,
+    words,
+)
+from dp_vllm.local.ahead import Ahead
 from dp_vllm.local.child import Child
 from dp_vllm.local.deployment import Deployment
 from dp_vllm.local.hang_doctor import HangDoctor
@@ -74,6 +89,8 @@ class Supervisor:
         self._status = 0
         self.orders = Orders(deployment, self._replicas, narrator, self.standing)
         """Given from outside while it runs."""
+        staged = {replica.shares for replica in deployment.replicas if replica.shares}
+        self._ahead = Ahead(sorted(staged), compiled.beside_cache(os.environ), narrator.say)
         self._began_at = time.monotonic()
         self._begin_log(self._gateway)
         for replica in deployment.replicas:
@@ -156,9 +173,10 @@ class Supervisor:
 
     def _act(self, tasks: asyncio.TaskGroup) -> None:
         now = time.monotonic()
+        held = self._ahead.hold(self._replicas.described, now)
         for child in self._children:
             match plan.decide(child.observed, now, child.limits):
-                case Action.START:
+                case Action.START if child.name not in held:
                     child.start(tasks)
                 case Action.TERM:
                     child.term()

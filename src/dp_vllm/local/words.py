@@ -160,6 +160,19 @@ def memory_is_missing(found: str, seconds: float) -> str:
     return f"the memory of its GPUs is not back after {seconds:g} s ({found})"
 
 
+def goes_ahead(name: str, waiting: int) -> str:
+    others = "the other one waits" if waiting == 1 else f"the other {waiting} wait"
+    return f"replica {name} goes ahead and compiles the model; {others}, to find it compiled (--no-staged-start: don't)"
+
+
+def waits_for(name: str) -> str:
+    return f"waiting for replica {name}, which compiles the model for all"
+
+
+def all_start(why: str) -> str:
+    return f"{why}: the others start"
+
+
 def for_clients_starting(name: str, progress: str) -> str:
     return f"{name} is starting ({progress})" if progress else f"{name} is starting"
 

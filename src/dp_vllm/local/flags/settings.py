@@ -46,6 +46,8 @@ class Settings:
     record: Path | None = None
     shutdown_timeout_seconds: float = 5.0
     hang_timeout_seconds: float = HANG_SECONDS
+    staged_start: bool | None = None
+    """Whether one replica compiles the model before the others start; None to have it decided."""
     name: str | None = None
     log_dir: Path | None = None
     dry_run: bool = False
@@ -256,6 +258,13 @@ ENDPOINT: Final = (
 )
 
 RUN: Final = (
+    Setting(
+        "--staged-start",
+        "",
+        "",
+        "one replica compiles the model first, the others wait for that; without the flag where that saves time",
+        takes=_YES_NO,
+    ),
     Setting("--name", "NAME", "the port", "what the run is called"),
     Setting("--log-dir", "PATH", "~/.local/state/dp-vllm/NAME", "where engines and gateway log", values.path),
     Setting(
