@@ -164,6 +164,23 @@ def test_prompts_of_every_kind_have_blocks(prompt: Any) -> None:
     assert one.block_tokens * len(one.blocks) == pytest.approx(one.tokens, rel=0.2)
 
 
+def test_token_ids_are_counted_exactly_and_compared_as_such() -> None:
+    ids = list(range(100_000, 101_000))
+    blocks, tokens = 1000 * BYTES_PER_TOKEN // BLOCK_BYTES, BLOCK_BYTES / BYTES_PER_TOKEN
+    facts = prefix_facts(prompt=ids)
+    assert (facts.tokens, len(facts.blocks), facts.block_tokens) == (1000, blocks, tokens)
+    assert prefix_facts(prompt=[ids]) == facts
+    closely = json.dumps({"prompt": ids}, separators=(",", ":")).encode()
+    assert facts_of(closely, Policy.PREFIX).blocks == facts.blocks
+    assert shared(facts, prefix_facts(prompt=[*ids[:600], *ids])) == 600 // tokens
+
+
+@pytest.mark.parametrize("odd", [-1, 1 << 32, "a", [1]])
+def test_what_is_no_token_id_makes_the_prompt_a_text(odd: Any) -> None:
+    facts = prefix_facts(prompt=[*range(1000), odd])
+    assert facts.sequences == 1 and len(facts.blocks) > 3
+
+
 def test_two_images_of_one_size_are_two_and_each_is_worth_its_tokens() -> None:
     def about(image: str) -> Facts:
         part = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + image * 100_000}}

@@ -6,6 +6,7 @@ model or cache salt nothing is shared.
 """
 
 import re
+from array import array
 from typing import Any, Final
 
 import msgspec
@@ -20,7 +21,7 @@ _PIECE_BYTES: Final = 1024
 """A file of twice this size holds such a piece without a blank. A shorter one has fewer tokens as text."""
 
 _BASE64: Final = re.compile(rb'(?:;base64,|"data" ?: ?")[A-Za-z0-9+/=]{256,}')
-_UNREADABLE: Final = (ValueError, RecursionError)
+_UNREADABLE: Final = (ValueError, TypeError, OverflowError, RecursionError)
 
 
 class Prompt(msgspec.Struct, frozen=True, gc=False):
@@ -54,8 +55,7 @@ def prompt_of(fields: PromptFields, model: str | None, body: bytes) -> Prompt:
     seed = b"\0".join((repr(model).encode(), fields.cache_salt, fields.chat_template_kwargs))
     listed = bytes(fields.prompt)
     if listed.startswith(b"["):
-        count, tokens = _listed(listed)
-        return Prompt(listed, seed, tokens, count)
+        return _listed(listed, seed)
     text = b"".join((fields.tools, fields.system, fields.instructions, fields.messages, fields.input, listed))
     if not text:
         return Prompt(b"", seed, tokens_of(body))
@@ -87,13 +87,18 @@ def _digest(found: re.Match[bytes]) -> bytes:
     return digest * (TOKENS_PER_FILE * BYTES_PER_TOKEN // len(digest))
 
 
-def _listed(listed: bytes) -> tuple[int, int]:
-    """How many prompts a list asks for, and their tokens in all: token ids, or a list of texts or of token ids."""
+def _listed(listed: bytes, seed: bytes) -> Prompt:
+    """A prompt of token ids, or a list of prompts, each a text or token ids.
+
+    Ids are compared as such, however they are written: a block of theirs is as many as one of text is taken to have.
+    """
     try:
         prompts: list[Any] = msgspec.json.decode(listed, type=list[str | int | list[int]])
+        if len(prompts) == 1 and isinstance(prompts[0], list):
+            prompts = prompts[0]
+        if prompts and isinstance(prompts[0], int):
+            return Prompt(array("I", prompts).tobytes(), seed, len(prompts))
     except _UNREADABLE:
-        return 1, len(listed) // BYTES_PER_TOKEN
-    if prompts and isinstance(prompts[0], int):
-        return 1, len(prompts)
+        return Prompt(listed, seed, len(listed) // BYTES_PER_TOKEN)
     lengths = (len(p) if isinstance(p, list) else len(str(p)) // BYTES_PER_TOKEN for p in prompts)
-    return max(1, len(prompts)), sum(lengths)
+    return Prompt(listed, seed, sum(lengths), max(1, len(prompts)))
