@@ -58,6 +58,7 @@ def _replica(replica: Replica, child: Child, now: float) -> standing.Replica:
     return standing.Replica(
         **{name: getattr(program, name) for name in program.__struct_fields__},
         name=replica.name,
+        models=replica.models,
         gpus=replica.gpus,
         worst_link=replica.worst_link,
         address=replica.address,

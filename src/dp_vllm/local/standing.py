@@ -54,6 +54,8 @@ class Replica(Program, frozen=True, kw_only=True):
     """One complete copy of the model."""
 
     name: str
+    models: tuple[str, ...] = ()
+    """What clients call its model, where the run serves several."""
     gpus: tuple[str, ...]
     worst_link: str | None
     """The slowest link between any two of its GPUs, if that is known."""

@@ -84,7 +84,9 @@ def order_of_roll(look: Look, names: Sequence[str] = ()) -> tuple[str, ...]:
 
 def objection(look: Look, name: str) -> str:
     """Why a roll must not go on to this replica; empty if it may."""
-    others = [one.name for one in look.run.replicas if one.name != name and one.ordered is None]
-    if others and name in look.serving and not set(others) & set(look.serving):
-        return f"no other replica serves now, and without replica {name} none would"
+    this, serving = look.replica(name), look.serving
+    others = [one for one in look.run.replicas if this and one.models == this.models and one.ordered is None]
+    names = {one.name for one in others} - {name}
+    if names and name in serving and not names & set(serving):
+        return f"no other replica serves its model now, so without replica {name} none would"
     return ""
