@@ -53,6 +53,21 @@ def test_each_replica_has_its_own_gpus_and_socket(tmp_path: Path) -> None:
     assert second.variables["CUDA_VISIBLE_DEVICES"] == "1,0"
 
 
+def test_further_replicas_are_as_the_first_on_what_those_leave_free(tmp_path: Path) -> None:
+    words = ("m", "--engine", "sim", "-dp", "2", "-tp", "2", "--replica-ports", "9000")
+    deployment = deployed(tmp_path, *words, CUDA_VISIBLE_DEVICES="7,6,5,4,3,2")
+    first, second = deployment.replicas
+
+    (third,) = deployment.more([first, second], 1)
+    assert (third.name, third.gpus, third.address) == ("2", ("3", "2"), "127.0.0.1:9002")
+    (again,) = deployment.more([second, third], 1)
+    assert again == first
+    with pytest.raises(UserError, match=r"needs .* = 2 GPUs, CUDA_VISIBLE_DEVICES without those in use has 0"):
+        deployment.more([first, second, third], 1)
+    with pytest.raises(BadSettings, match="--replica-ports: 56537 replicas would need the ports"):
+        deployed(tmp_path, "m", "--engine", "sim", "--replica-ports", "9000").more([first], 56536)
+
+
 def test_the_gateway_is_told_where_everything_is(tmp_path: Path) -> None:
     deployment = deployed(tmp_path, "m", "--engine", "sim", "--port", "9000", "--root-path", "/m")
 

@@ -15,6 +15,7 @@ from dp_vllm.local.operate.look import Look
 from dp_vllm.local.operate.runs import Found
 from dp_vllm.local.plan import Then
 from dp_vllm.local.standing import ScaleOrder, StopOrder
+from dp_vllm.number import Number
 
 _DRAIN_SECONDS: Final = 300.0
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -32,7 +33,7 @@ def _timeout_option(command: _Command) -> _Command:
     option = click.option(
         "--timeout",
         metavar="SECONDS",
-        type=click.FloatRange(0, 1e7),
+        type=Number(0, 1e7),
         default=_DRAIN_SECONDS,
         show_default=True,
         help=text,
@@ -52,7 +53,7 @@ def drain(replicas: tuple[str, ...], name: str | None, timeout: float) -> int:
     names = tuple(dict.fromkeys(replicas))
     with _changing(name) as (found, console):
         _stop(found, names, timeout, Then.STAY_DOWN)
-        with _left_as(f"{words.replicas(names)} drain on and stay down; `dp-vllm restart` brings them back"):
+        with _left_as(f"the drain of {words.replicas(names)} goes on; `dp-vllm restart` undoes it"):
             _demand_none(watch.through(found, names, steps.rest, console), "did not end")
         if not look.at(found).serving:
             console.print("no replica serves now; `dp-vllm restart` brings them back", soft_wrap=True)
@@ -84,7 +85,7 @@ def restart(replicas: tuple[str, ...], rolling: bool, every: bool, name: str | N
             _roll(found, steps.order_of_roll(now, _known(now, replicas)), timeout, console)
         else:
             names = _known(now, replicas) or tuple(one.name for one in now.run.replicas)
-            with _left_as(f"{words.replicas(names)} go on restarting"):
+            with _left_as(f"the restart of {words.replicas(names)} goes on"):
                 _demand_none(_restart(found, now, names, timeout, console), "did not come back")
     return 0
 
@@ -100,11 +101,11 @@ def scale(count: int, name: str | None, timeout: float) -> int:
         now = look.order(found, "/scale", ScaleOrder(count, timeout))
         leaving = [one.name for one in now.run.replicas if one.ordered is Then.LEAVE]
         new = [one.name for one in now.run.replicas if one.name not in before]
-        with _left_as(f"{words.replicas(leaving)} drain on and leave") if leaving else contextlib.nullcontext():
+        with _left_as(f"{words.replicas(leaving)} will leave") if leaving else contextlib.nullcontext():
             _demand_none(watch.through(found, leaving, steps.leave, console), "did not leave")
         fewer = len(now.run.replicas) - len(leaving) - len(new)
         back = f"`dp-vllm scale -dp {max(1, fewer)}` takes what came away again"
-        with _left_as(f"{words.replicas(new)} go on starting; {back}"):
+        with _left_as(f"the start of {words.replicas(new)} goes on; {back}"):
             starts = {one.name: one.starts for one in now.run.replicas}
             problems = watch.through(found, new, lambda look, name: steps.come(look, name, starts[name]), console)
             _demand_none(problems, "did not come up", back)
@@ -158,7 +159,7 @@ def _roll(found: Found, names: tuple[str, ...], timeout: float, console: Console
         why_not = steps.objection(now, name)
         if why_not:
             raise UserError(f"the roll stops before replica {name}: {why_not}; `dp-vllm status` says what is wrong")
-        with _left_as(f"replica {name} goes on restarting; {untouched}"):
+        with _left_as(f"the restart of replica {name} goes on; {untouched}"):
             problems = _restart(found, now, (name,), timeout, console)
         if problems:
             raise UserError(f"the roll stops, replica {name} did not come back: {problems[name]}; {untouched}")
