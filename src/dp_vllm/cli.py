@@ -74,6 +74,13 @@ def sim(words: tuple[str, ...]) -> NoReturn:
     _become("dp_vllm.sim", words)
 
 
+@commands.command(cls=_Verbatim, short_help="Ask an endpoint everything in a file, and go on where it was killed.")
+def batch(words: tuple[str, ...]) -> int:
+    from dp_vllm.batch.command import main as command
+
+    return int(command.main(list(words), "dp-vllm batch", standalone_mode=False) or 0)
+
+
 @commands.command(cls=_Verbatim, short_help="Compare routing policies on a trace of requests, off line.")
 def replay(words: tuple[str, ...]) -> int:
     from dp_vllm.replay.command import main as compare
