@@ -1,10 +1,12 @@
 """kill -9 of parts of a run under load: clients lose nothing but the streams that the dead part was sending."""
 
 import asyncio
+import re
+import time
 from collections.abc import Callable
 
 from end_to_end.load import load
-from end_to_end.served import is_alive, kill, serve
+from end_to_end.served import Served, is_alive, kill, serve
 from programs import wait_until
 
 SLOW = ("--sim-decode-step-seconds", "0.02", "--sim-prefill-tokens-per-second", "8000")
@@ -15,14 +17,23 @@ async def until(condition: Callable[[], bool], what: str) -> None:
     await asyncio.to_thread(wait_until, condition, what)
 
 
+def starts(served: Served) -> list[float]:
+    """How long the starts took after which all four served."""
+    return [float(seconds) for seconds in re.findall(r"ready: 4 of 4 \(.* after (.+) s\)", served.program.output())]
+
+
 async def test_a_killed_replica_costs_only_the_streams_it_was_sending() -> None:
     with serve(*SLOW, replicas=4) as served:
         async with load(served.url, clients=32) as clients:
             await clients.until(count=40)
             await until(lambda: (served.in_flight(0) or 0) >= 4, "there is something to lose")
+            killed_at = time.monotonic()
             kill(served.pids()["0"])
             await until(lambda: not served.serves(0), "the death is noticed")
             await until(lambda: served.serves(0), "the replica is back")
+            seconds = time.monotonic() - killed_at
+            await until(lambda: len(starts(served)) == 2, "that is said")
+            assert seconds - starts(served)[1] < 4 * 2, "two seconds beside the engine's start, where nothing else runs"
             await clients.until(count=40)
         cut = [chat for chat in clients.chats if not chat.is_whole]
         assert all(chat.is_cut_in_order and chat.replica == "0" for chat in cut), cut

@@ -37,6 +37,9 @@ def _of_run(run: Run, rates: Rates) -> Iterator[RenderableType]:
         yield Text(f"  gateway {_gateway(run)}")
     if run.replicas:
         yield _replicas(run, rates)
+    for one in run.replicas:
+        if not one.serves and one.ordered is None and one.last_end is not None and one.last_end.folder:
+            yield Text(f"  replica {one.name}: its last end is written down in {one.last_end.folder}")
     yield Text(f"  logs {run.logs}", "dim")
     yield Text()
 
