@@ -70,6 +70,7 @@ def test_a_replica_that_waits_for_the_one_ahead_starts_when_the_model_is_compile
     assert "replica 1 is starting (waiting for replica 0, which compiles the model for all)" in told
     assert len(set(re.findall(r"replica 0 is starting \(loading weights, (\d+) %\)", told))) > 1
     assert told.endswith("data: [DONE]\n\n")
+    assert "dp-vllm   | replica 0: loading weights, " in before
     assert "replica 0 goes ahead" in before and "replica 1 | " not in before
     assert released and "replica 1 | INFO" in after
 

@@ -5,17 +5,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dp_vllm.endpoints import State
-from dp_vllm.local import plan, words
+from dp_vllm.local import bars, plan, words
+from dp_vllm.local.bars import Bar
 from dp_vllm.local.child import Child
 
 
 class Narrator:
     """Says each thing once."""
 
-    def __init__(self, say: Callable[[str], None], follow: Callable[[str, Path], None]) -> None:
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        follow: Callable[[str, Path], None],
+        stand: Callable[[Sequence[Bar]], None] | None = None,
+    ) -> None:
+        """`stand` shows bars until it is given others; None where nothing can stand, and lines are said instead."""
         self.say = say
         self.follow = follow
         """Show what a log gets, under this name."""
+        self._stand = stand
+        self._told_bars: dict[str, Bar] = {}
+        """What was last told of each replica that starts."""
         self._told_ready: dict[str, int] = {}
         """The start of each child that was last said to be ready."""
         self._told_end: dict[str, plan.End] = {}
@@ -38,6 +48,19 @@ class Narrator:
         self._told_ready[replica.name] = replica.starts
         count = sum(each.state is State.READY and self._is_told_ready(each) for each in replicas)
         self.say(words.ready(f"replica {replica.name}", replica.start_seconds, count, len(replicas)))
+
+    def tell_progress(self, replicas: Sequence[Child]) -> None:
+        """Show how far each start is; as lines only what is new."""
+        found = {bar.name: bar for bar in map(bars.of, replicas) if bar is not None}
+        if found == self._told_bars:
+            return
+        if self._stand is not None:
+            self._stand(list(found.values()))
+        else:
+            for name, bar in found.items():
+                if bar != self._told_bars.get(name) and bar.words != bars.BEGINNING:
+                    self.say(str(bar))
+        self._told_bars = found
 
     def tell_in_flight(self, count: int, seconds_left: float) -> None:
         """Say every second how long what is in flight still has."""

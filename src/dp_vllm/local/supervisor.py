@@ -66,7 +66,8 @@ def serve(deployment: Deployment) -> int:
         deployment = replace(deployment, listen=listens)
         screen.show(words.greeting(deployment))
         with announced(listens, deployment.directory):
-            return asyncio.run(Supervisor(deployment, sockets, Narrator(screen.say, screen.follow)).run())
+            narrator = Narrator(screen.say, screen.follow, screen.stand if screen.can_stand else None)
+            return asyncio.run(Supervisor(deployment, sockets, narrator).run())
 
 
 class Supervisor:
@@ -111,6 +112,7 @@ class Supervisor:
                 await self._look()
                 self._act(tasks)
                 self._publisher.publish(self._gateway, self._replicas.children)
+                self._narrator.tell_progress(self._replicas.children)
                 self._narrator.tell_ends(self._gateway, self._replicas.children, stopping=self._stop is not None)
                 self._give_up_if_hopeless()
                 await self._pause()

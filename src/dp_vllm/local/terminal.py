@@ -10,12 +10,14 @@ import queue
 import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from dp_vllm.local import bars
+from dp_vllm.local.bars import Bar
 from dp_vllm.local.logs import Follower
 
 COLOURS: Final = ("36", "33", "32", "35", "34", "96", "93", "92", "95", "94")
@@ -25,6 +27,10 @@ _USUAL: Final = "replica 0"
 _BOLD: Final = "1"
 _PLAIN: Final = "\x1b[0m"
 _COLOUR_CODE: Final = re.compile(r"\x1b\[[0-9;]*m")
+_COLUMNS: Final = 80
+"""Of a terminal that does not say how many it has."""
+_ERASE: Final = "\x1b[{}F\x1b[J"
+"""Go up so many lines, and clear everything from there on."""
 _POLL_SECONDS: Final = 0.1
 _LAST_WORDS_SECONDS: Final = 2.0
 """How long a terminal that stands still may hold up the end."""
@@ -41,6 +47,10 @@ class Terminal:
         self._followers: dict[str, tuple[str, Follower]] = {}
         """With the colour of each, by name."""
         self._said: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._standing: tuple[Bar, ...] = ()
+        self._drawn: tuple[Bar, ...] = ()
+        """What stands there now."""
+        self._drawn_lines = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="terminal", daemon=True)
 
@@ -69,14 +79,24 @@ class Terminal:
         """Show a text as it is. Never waits."""
         self._said.put(text)
 
+    def stand(self, lines: Sequence[Bar]) -> None:
+        """Keep these bars below everything else, until others are given. Never waits."""
+        self._standing = tuple(lines)
+
+    @property
+    def can_stand(self) -> bool:
+        """Whether something can be kept there: on a terminal that moves its cursor."""
+        return os.isatty(self._fd) and os.environ.get("TERM") != "dumb"
+
     def _label(self, name: str, colour: str) -> str:
         return label(name, self._width, colour if self._colours else "")
 
     def _run(self) -> None:
         with contextlib.suppress(OSError):  # the terminal is gone, or the reader of the pipe: the run goes on without
             while not self._stop.wait(_POLL_SECONDS):
-                self._show(self._news())
-            self._show(self._news())
+                self._show(list(self._news()))
+            self._standing = ()
+            self._show(list(self._news()))
 
     def _news(self) -> Iterator[str]:
         for name, (colour, follower) in list(self._followers.items()):  # another thread may add one meanwhile
@@ -86,8 +106,18 @@ class Terminal:
         while not self._said.empty():
             yield self._said.get()
 
-    def _show(self, lines: Iterable[str]) -> None:
-        text = "".join(f"{line}\n" for line in lines)
+    def _show(self, lines: Sequence[str]) -> None:
+        standing = self._standing
+        if not lines and standing == self._drawn:
+            return
+        text = _ERASE.format(self._drawn_lines) if self._drawn_lines else ""
+        standing_lines: list[str] = []
+        if standing:
+            size = os.get_terminal_size(self._fd)
+            standing_lines = bars.drawn(standing, size.columns or _COLUMNS, size.lines // 2, colours=self._colours)
+            lines = [*lines, *standing_lines]
+        self._drawn, self._drawn_lines = standing, len(standing_lines)
+        text += "".join(f"{line}\n" for line in lines)
         rest = memoryview(text.encode(errors="replace"))
         while rest:
             rest = rest[os.write(self._fd, rest) :]
