@@ -30,7 +30,7 @@ def deployment(base: Path, port: int, shutdown_seconds: float, gateway: str, *en
         files={},
         shutdown_timeout_seconds=shutdown_seconds,
         directory=directory,
-        more=lambda present, count: tuple(
+        more=lambda present, count, model: tuple(
             replica(directory, str(number), "") for number in free_numbers([each.name for each in present], count)
         ),
     )

@@ -58,14 +58,14 @@ def test_further_replicas_are_as_the_first_on_what_those_leave_free(tmp_path: Pa
     deployment = deployed(tmp_path, *words, CUDA_VISIBLE_DEVICES="7,6,5,4,3,2")
     first, second = deployment.replicas
 
-    (third,) = deployment.more([first, second], 1)
+    (third,) = deployment.more([first, second], 1, "")
     assert (third.name, third.gpus, third.address) == ("2", ("3", "2"), "127.0.0.1:9002")
-    (again,) = deployment.more([second, third], 1)
+    (again,) = deployment.more([second, third], 1, "")
     assert again == first
     with pytest.raises(UserError, match=r"needs .* = 2 GPUs, CUDA_VISIBLE_DEVICES without those in use has 0"):
-        deployment.more([first, second, third], 1)
+        deployment.more([first, second, third], 1, "")
     with pytest.raises(BadSettings, match="--replica-ports: 56537 replicas would need the ports"):
-        deployed(tmp_path, "m", "--engine", "sim", "--replica-ports", "9000").more([first], 56536)
+        deployed(tmp_path, "m", "--engine", "sim", "--replica-ports", "9000").more([first], 56536, "")
 
 
 def test_the_gateway_is_told_where_everything_is(tmp_path: Path) -> None:

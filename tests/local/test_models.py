@@ -98,6 +98,23 @@ def test_ports_are_counted_over_all_models(tmp_path: Path) -> None:
     assert [one.address for one in deployment.replicas] == [f"127.0.0.1:{port}" for port in (9000, 9001, 9002)]
 
 
+def test_more_replicas_of_a_model_get_numbers_gpus_and_ports_that_nobody_has(tmp_path: Path) -> None:
+    big, small = dpmodel("big", tensorParallelSize=2), dpmodel("small", replicas=2)
+    deployment = served(
+        *(tmp_path, big, small), words=("--replica-ports", "9000"), CUDA_VISIBLE_DEVICES=",".join(map(str, range(8)))
+    )
+    present = [replica for replica in deployment.replicas if replica.name != "small-0"]
+
+    more = deployment.more(present, 2, "org/small")
+
+    assert [(one.name, one.models, one.gpus, one.address) for one in more] == [
+        ("small-0", ("org/small",), ("2",), "127.0.0.1:9001"),
+        ("small-2", ("org/small",), ("4",), "127.0.0.1:9003"),
+    ]
+    with pytest.raises(DpVllmError, match=r"needs dp\*tp\*pp = 3\*2\*1 = 6 GPUs, "):
+        deployment.more(present, 3, "org/big")
+
+
 def test_a_dry_run_tells_which_replica_serves_what(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     show.print_json(served(tmp_path, dpmodel("a"), dpmodel("b", servedModelName="x")))
 

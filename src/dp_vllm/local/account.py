@@ -58,10 +58,10 @@ def _replica(replica: Replica, child: Child, now: float) -> standing.Replica:
     return standing.Replica(
         **{name: getattr(program, name) for name in program.__struct_fields__},
         name=replica.name,
-        models=replica.models,
         gpus=replica.gpus,
         worst_link=replica.worst_link,
         address=replica.address,
+        models=replica.models,
         ordered=stop.then if stop else None,
         drain_seconds=max(0.0, round(stop.drain_until - now, 3)) if stop and child.observed.running else None,
     )

@@ -1,7 +1,8 @@
 """Makes the deployment out of what was asked, the engine that was found and the GPUs that are visible. Pure."""
 
+import itertools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -36,21 +37,25 @@ def arrange(
 ) -> Deployment:
     """The whole deployment. `visible` is None if the engines use no GPUs."""
     settings = asked.settings
-    place = _Place(engine, settings.replica_ports, directory, environ)
-    count = sum(model.copies for model in models)
-    _demand_apart(settings, count)
-
-    def more(present: Sequence[Replica], count: int) -> tuple[Replica, ...]:
-        assert len(models) == 1
-        numbers = free_numbers([replica.name for replica in present], count)
-        _demand_apart(settings, max(numbers) + 1)
-        taken = {gpu for replica in present for gpu in replica.gpus}
-        return tuple(_replicas(models[0], numbers, further(models[0], engine, visible, taken, count, groups), 0, place))
-
+    place = _Place(engine, directory, environ)
     groups = settings.gpu_groups
+    _demand_apart(settings, sum(model.copies for model in models))
+
+    def more(present: Sequence[Replica], count: int, name: str) -> tuple[Replica, ...]:
+        model = next(model for model in models if name in model.served or not name)
+        numbers = free_numbers(
+            [each.name.removeprefix(f"{model.name}-") for each in present if each.models == model.served], count
+        )
+        _demand_apart(settings, len(present) + count)
+        taken = {gpu for replica in present for gpu in replica.gpus}
+        found = further(model, engine, visible, taken, count, groups)
+        ports = _ports(settings, {replica.address for replica in present})
+        return tuple(_replicas(model, numbers, found, ports, place))
+
+    ports = _ports(settings, set())
     replicas: list[Replica] = []
     for model, shares in zip(models, divided(models, engine, visible, groups), strict=True):
-        replicas += _replicas(model, range(model.copies), shares, len(replicas), place)
+        replicas += _replicas(model, range(model.copies), shares, ports, place)
     return Deployment(
         model=", ".join(model.model for model in models),
         engine=engine.name,
@@ -71,24 +76,31 @@ class _Place:
     """Where replicas are started, and with what."""
 
     engine: Engine
-    ports: int | None
     directory: RunDirectory
     environ: Mapping[str, str]
 
 
 def _replicas(
-    model: Model, numbers: Sequence[int], shares: Sequence[Share], before: int, place: _Place
+    model: Model, numbers: Sequence[int], shares: Sequence[Share], ports: Iterator[str] | None, place: _Place
 ) -> Iterator[Replica]:
-    """Replicas of one model by their numbers; so many of other models come before them."""
+    """Replicas of one model by their numbers, on unix sockets if no ports are given."""
     order = Order(place.engine, model.model, model.words, model.flags, model.config, model.sizes, model.variables)
     for number, share in zip(numbers, shares, strict=True):
         name = f"{model.name}-{number}" if model.name else str(number)
         socket = f"unix:{place.directory.replica_socket(name)}"
-        address = socket if place.ports is None else f"127.0.0.1:{place.ports + before + number}"
+        address = socket if ports is None else next(ports)
         command = _telling(replica_command(order, address, share.gpus, place.environ), place.environ)
         command = _near(share.cpus, order, command)
         worst_link = None if share.worst_link is None else str(share.worst_link)
         yield Replica(name, share.gpus, command, address, worst_link, model.served)
+
+
+def _ports(settings: Settings, taken: Collection[str]) -> Iterator[str] | None:
+    """Addresses that no replica has yet; None if they listen on unix sockets."""
+    if settings.replica_ports is None:
+        return None
+    addresses = (f"127.0.0.1:{port}" for port in itertools.count(settings.replica_ports))
+    return (address for address in addresses if address not in taken)
 
 
 def _telling(command: Command, environ: Mapping[str, str]) -> Command:

@@ -87,10 +87,10 @@ class Deployment:
     shutdown_timeout_seconds: float
     """How long streams may go on after SIGTERM."""
     directory: RunDirectory
-    more: Callable[[Sequence[Replica], int], tuple[Replica, ...]]
-    """So many further replicas beside the given ones, on GPUs that those leave free.
+    more: Callable[[Sequence[Replica], int, str], tuple[Replica, ...]]
+    """So many further replicas beside the given ones, on GPUs that those leave free, of the model that has this name.
 
-    Raises DpVllmError with a sentence if there cannot be so many.
+    The name is empty where there is one model. Raises DpVllmError with a sentence if there cannot be so many.
     """
     hang_timeout_seconds: float = HANG_SECONDS
     """How long an engine may have requests and do nothing; 0 for ever."""

@@ -9,6 +9,7 @@ from typing import Final
 
 from dp_vllm.errors import UserError
 from dp_vllm.local import words
+from dp_vllm.local.child import Child
 from dp_vllm.local.deployment import Deployment
 from dp_vllm.local.narrator import Narrator
 from dp_vllm.local.plan import Stop, Then
@@ -44,21 +45,30 @@ class Orders:
         self._stop(order.replicas, order.drain_seconds, order.then)
 
     def scale(self, order: ScaleOrder) -> None:
-        """Have so many replicas from now on."""
+        """Have so many replicas from now on, of one model if there are several."""
         self._demand_running()
-        if any(child.models for child in self._replicas.children):
-            raise UserError("this run serves several models, whose numbers of replicas are those of its file")
-        children = self._replicas.children
+        children = self._of(order.model)
         stops = {child.name: child.observed.stop for child in children}
         leaving = {name for name, stop in stops.items() if stop and stop.then is Then.LEAVE}
         change = resize([child.name for child in children], leaving, order.replicas)
         if change.leave:
             self._stop(change.leave, order.drain_seconds, Then.LEAVE)
         if change.add:
-            more = self._deployment.more([replica for replica, _ in self._replicas.described], change.add)
+            more = self._deployment.more([replica for replica, _ in self._replicas.described], change.add, order.model)
             self._narrator.say(words.coming([replica.name for replica in more]))
             for replica in more:
                 self._replicas.add(replica)
+
+    def _of(self, model: str) -> list[Child]:
+        """The replicas of one model; all, if there is only one."""
+        children = self._replicas.children
+        models = sorted({name for child in children for name in child.models})
+        if models and model not in models:
+            which = f"there is no model {model}" if model else "several models are served"
+            raise UserError(f"{which}; say with --model which of them is meant: {', '.join(models)}")
+        if model and not models:
+            raise UserError("one model is served; leave out --model")
+        return [child for child in children if not models or model in child.models]
 
     def _stop(self, names: tuple[str, ...], drain_seconds: float, then: Then) -> None:
         until = time.monotonic() + drain_seconds

@@ -100,6 +100,8 @@ class ScaleOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replicas: int
     drain_seconds: float
     """How long what is in flight on those that go may take."""
+    model: str = ""
+    """What clients call the model that is meant, where several are served."""
 
 
 class Refusal(msgspec.Struct, frozen=True):

@@ -92,19 +92,24 @@ def restart(replicas: tuple[str, ...], rolling: bool, every: bool, name: str | N
 
 @click.command(context_settings=_SETTINGS)
 @click.option("-dp", "--data-parallel-size", "count", type=int, required=True, metavar="N", help="So many replicas.")
+@click.option(
+    "--model", default="", metavar="NAME", help="Of which model, by the name that clients use, if several are served."
+)
 @runs.name_option
 @_timeout_option
-def scale(count: int, name: str | None, timeout: float) -> int:
+def scale(count: int, model: str, name: str | None, timeout: float) -> int:
     """Have more replicas, on free GPUs of those that the run may use, or fewer: the last ones drain and leave."""
     with _changing(name) as (found, console):
         before = {one.name for one in look.at(found).run.replicas}
-        now = look.order(found, "/scale", ScaleOrder(count, timeout))
+        now = look.order(found, "/scale", ScaleOrder(count, timeout, model))
+        replicas = [one for one in now.run.replicas if not model or model in one.models]
         leaving = [one.name for one in now.run.replicas if one.ordered is Then.LEAVE]
         new = [one.name for one in now.run.replicas if one.name not in before]
         with _left_as(f"{words.replicas(leaving)} will leave") if leaving else contextlib.nullcontext():
             _demand_none(watch.through(found, leaving, steps.leave, console), "did not leave")
-        fewer = len(now.run.replicas) - len(leaving) - len(new)
-        back = f"`dp-vllm scale -dp {max(1, fewer)}` takes what came away again"
+        fewer = len(replicas) - len(leaving) - len(new)
+        of_model = f" --model {model}" if model else ""
+        back = f"`dp-vllm scale -dp {max(1, fewer)}{of_model}` takes what came away again"
         with _left_as(f"the start of {words.replicas(new)} goes on; {back}"):
             starts = {one.name: one.starts for one in now.run.replicas}
             problems = watch.through(found, new, lambda look, name: steps.come(look, name, starts[name]), console)
