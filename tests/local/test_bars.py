@@ -18,8 +18,8 @@ TWO = [Bar("0", "loading weights", 40), Bar("1", "waiting for replica 0, which c
 
 
 def test_each_start_is_a_line_that_fits() -> None:
-    lines = drawn(TWO, 50, 10, colours=False)
-    assert len(lines) == 2 and max(map(len, lines)) <= 50
+    lines = drawn(TWO, 60, 10, colours=False)
+    assert len(lines) == 2 and max(map(len, lines)) <= 60
     assert lines[0].startswith("replica 0 ") and lines[0].endswith(" loading weights, 40 %")
     assert lines[1].startswith("replica 1 ") and "waiting for" in lines[1]
 

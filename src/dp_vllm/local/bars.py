@@ -49,7 +49,7 @@ def drawn(bars: Sequence[Bar], width: int, most: int, *, colours: bool) -> list[
     shown, left = bars[: max(most, 1)], len(bars) - max(most, 1)
     console = Console(width=_BAR, force_terminal=colours, color_system="standard" if colours else None)
     longest = max((len(bar.name) for bar in shown), default=0)
-    room = width - len("replica  ") - longest - _BAR - 1
+    room = width - len("replica   ") - longest - _BAR
     lines = []
     for bar in shown:
         with console.capture() as captured:
