@@ -35,7 +35,7 @@ def greeting(deployment: Deployment) -> str:
         "",
         *_example(deployment),
         "",
-        "  Ctrl-C ends everything.",
+        "  Ctrl-C ends everything; `dp-vllm status` in another terminal shows how it stands.",
         "",
     ]
     return "\n".join(lines)

@@ -98,8 +98,8 @@ def test_one_command_at_a_time_changes_a_run_and_ctrl_c_leaves_the_order_in_forc
             drain.signal(signal.SIGINT)
             assert drain.wait() == 130
             assert drain.output().endswith(
-                "dp-vllm: not waiting any longer: the drain of replica 0 goes on; `dp-vllm restart` undoes it; "
-                "`dp-vllm status` shows it\n"
+                "dp-vllm: not waiting any longer: the drain of replica 0 goes on; `dp-vllm restart 0` brings it "
+                "back; `dp-vllm status` shows it\n"
             )
         assert "0" in served.pids()
         served.set_in_flight(0, 0)

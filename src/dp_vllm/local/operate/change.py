@@ -53,10 +53,11 @@ def drain(replicas: tuple[str, ...], name: str | None, timeout: float) -> int:
     names = tuple(dict.fromkeys(replicas))
     with _changing(name) as (found, console):
         _stop(found, names, timeout, Then.STAY_DOWN)
-        with _left_as(f"the drain of {words.replicas(names)} goes on; `dp-vllm restart` undoes it"):
+        back = f"`dp-vllm restart {' '.join(names)}` brings {'it' if len(names) == 1 else 'them'} back"
+        with _left_as(f"the drain of {words.replicas(names)} goes on; {back}"):
             _demand_none(watch.through(found, names, steps.rest, console), "did not end")
         if not look.at(found).serving:
-            console.print("no replica serves now; `dp-vllm restart` brings them back", soft_wrap=True)
+            console.print(f"no replica serves now; {back}", soft_wrap=True)
     return 0
 
 

@@ -106,8 +106,8 @@ def _asked(found: Found, target: str, body: bytes | None = None) -> Answer:
     except Silent as silent:
         runs.demand_there(found)
         raise UserError(
-            f"the supervisor of the run {found.name} does not answer on {path} ({silent}); it has just begun, or has "
-            "ended: try again"
+            f"the supervisor of the run {found.name} does not answer on {path} ({silent}); it has just begun, "
+            "has ended or stands still: try again"
         ) from silent
 
 
