@@ -1,5 +1,7 @@
 """Sends one request to every replica and answers with each result: adapters, caches, sleep, profiles.
 
+Where several models are served, `?model=NAME` sends it to the replicas of that one alone.
+
 A change that stays (an adapter, sleep) is repeated to a replica that restarts, before it is given any request. For
 that, changes and repeats take turns: a replica that comes back has either all that was changed before, or is among
 those that are told.
@@ -18,7 +20,8 @@ from dp_vllm.engine.routes import route_of
 from dp_vllm_gateway import refusals
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.fetch import Fetched, fetch
-from dp_vllm_gateway.lasting import Change, Lasting
+from dp_vllm_gateway.lasting import Change, Lasting, model_of
+from dp_vllm_gateway.listed import listed
 from dp_vllm_gateway.member import Member
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.proxy import Outgoing
@@ -93,6 +96,9 @@ class Broadcasts:
         """
         async with self._turn:
             for change in self._lasting.changes():
+                model = self._model_of(change.target)
+                if model is not None and not member.knows(model):
+                    continue
                 try:
                     answer = await fetch(member, *change, seconds=REPEAT_SECONDS)
                 except (OSError, UpstreamError) as error:
@@ -106,9 +112,13 @@ class Broadcasts:
             return True
 
     async def _to_all(self, out: Outgoing) -> dict[str, Result]:
+        model = self._model_of(out.target)
+        if model is not None and model not in self._pool.models():
+            raise refusals.model_unknown(model, self._pool.models())
         members = [m for m in self._pool.members() if m.endpoint.state is State.READY or m.serves(State.UNREADY)]
+        members = [member for member in members if model is None or member.knows(model)]
         if not any(member.healthy for member in members):
-            raise refusals.no_replica(self._pool)
+            raise refusals.no_replica(self._pool, model)
         with contextlib.ExitStack() as leases:
             for member in members:
                 leases.enter_context(self._pool.lease(member, _NOBODYS))
@@ -124,7 +134,16 @@ class Broadcasts:
             answer = await fetch(member, out.method, out.target, _lines(out), out.body, seconds=self._seconds)
         except (OSError, UpstreamError) as error:
             return Result(502, f"the replica could not be asked: {_told(error)}")
-        return Result(answer.status, _value(answer.body))
+        result = Result(answer.status, _value(answer.body))
+        if self._pool.several_models and result.good and (out.route.lasting or out.route.ends):
+            found = await listed(member, seconds=self._seconds, lines=_lines(out))
+            if found is not None:
+                self._pool.note_adapters(member, found.adapters)
+        return result
+
+    def _model_of(self, target: str) -> str | None:
+        """The model whose replicas are meant; None if all are."""
+        return model_of(target) if self._pool.several_models else None
 
 
 def combined(results: Mapping[str, Result]) -> Fetched:

@@ -9,7 +9,7 @@ old engine gone; one between two looks at an endpoint that somebody else starts 
 import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 import msgspec
 
@@ -32,20 +32,31 @@ class Lasting:
     """The changes in force, each under the name of what it changed."""
 
     def __init__(self) -> None:
-        self._changes: dict[str, Change] = {}
+        self._changes: dict[tuple[str, str | None], Change] = {}
 
     def note(self, route: Route, change: Change) -> None:
-        """A change was made: one that stays, or one that takes another back. Others are not noted."""
+        """A change was made: one that stays, or one that takes another back. Others are not noted.
+
+        One that was made for all models stays for all until it is taken back for all.
+        """
+        model = model_of(change.target)
         if route.lasting:
-            name = _name(route.lasting, route, change)
-            self._changes.pop(name, None)  # what is made again is the latest
-            self._changes[name] = change
+            key = _name(route.lasting, route, change), model
+            self._changes.pop(key, None)  # what is made again is the latest
+            self._changes[key] = change
         elif route.ends:
-            self._changes.pop(_name(route.ends, route, change), None)
+            name = _name(route.ends, route, change)
+            for key in [key for key in self._changes if key[0] == name and model in (None, key[1])]:
+                del self._changes[key]
 
     def changes(self) -> tuple[Change, ...]:
         """What a new engine lacks, the oldest first."""
         return tuple(self._changes.values())
+
+
+def model_of(target: str) -> str | None:
+    """The model that a change is for, as `?model=` says it; None if it is for all."""
+    return parse_qs(target.partition("?")[2]).get("model", [None])[-1]
 
 
 def _name(template: str, route: Route, change: Change) -> str:

@@ -75,6 +75,8 @@ class Member:
     """What of it the engine's prefix cache is taken to hold."""
     prefills: deque[Prefill] = field(default_factory=deque)
     models: frozenset[str] = frozenset()
+    adapters: frozenset[str] = frozenset()
+    """As last seen; only looked for where several models are served."""
     scrape: bytes = b""
     """The engine's `/metrics`, as last read."""
 
@@ -98,6 +100,10 @@ class Member:
         """Another one after each death of the engine, as far as is known."""
         return f"{self.endpoint.name} {self.endpoint.incarnation} {self.lives}"
 
+    def knows(self, model: str | None) -> bool:
+        """Whether that is what clients call its model, or an adapter of it."""
+        return model in self.models or model in self.adapters
+
     def serves(self, state: State) -> bool:
         """Whether that is its state, and its own answers say that it can serve."""
         return self.endpoint.state is state and self.healthy
@@ -110,4 +116,5 @@ class Seen(NamedTuple):
     certain: bool
     """Nobody listens, or the engine itself says that it is dead: no second look is needed."""
     models: frozenset[str] | None = None
+    adapters: frozenset[str] | None = None
     scrape: bytes | None = None

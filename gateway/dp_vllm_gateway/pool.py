@@ -136,6 +136,8 @@ class Pool:
             member.failed_probes = 0
             if seen.models is not None:
                 member.models = seen.models
+            if seen.adapters is not None:
+                self.note_adapters(member, seen.adapters)
             if seen.scrape is not None:
                 member.scrape = seen.scrape
                 member.cache_tokens = engine_metrics.cache_tokens(seen.scrape) or member.cache_tokens
@@ -145,6 +147,10 @@ class Pool:
             if seen.certain or member.failed_probes >= FAILED_PROBES:
                 member.healthy = False
         self._notify()
+
+    def note_adapters(self, member: Member, adapters: frozenset[str]) -> None:
+        """The engine has these adapters now."""
+        member.adapters = adapters
 
     def not_connected(self, member: Member) -> None:
         """A request could not reach the endpoint: leave it out for a while."""
@@ -184,7 +190,7 @@ class Pool:
         """The available endpoints that serve the model."""
         if not self.several_models:
             return self._available
-        return [member for member in self._available if model in member.models]
+        return [member for member in self._available if member.knows(model)]
 
     def _inside(self, candidates: list[Member], now: float) -> list[Member]:
         """These available endpoints less the ejected ones, unless those are too many to be believed."""
@@ -219,8 +225,8 @@ class Pool:
         return bool(self._available)
 
     def models(self) -> list[str]:
-        """The names of all models that are served."""
-        return sorted(set().union(*(member.models for member in self._members.values())))
+        """The names of all models that are served, and of their adapters."""
+        return sorted(set().union(*(member.models | member.adapters for member in self._members.values())))
 
     @property
     def in_flight(self) -> int:

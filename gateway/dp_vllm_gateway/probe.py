@@ -4,10 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import msgspec
-
 from dp_vllm.endpoints import State
 from dp_vllm_gateway.fetch import fetch
+from dp_vllm_gateway.listed import listed
 from dp_vllm_gateway.member import Member, Seen
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.upstream import UpstreamError
@@ -16,15 +15,6 @@ EAGER_SECONDS: Final = 0.5
 """Between two looks at an endpoint that is not healthy: it is waited for."""
 
 TICK_SECONDS: Final = 0.25
-
-
-class _Model(msgspec.Struct):
-    id: str
-    parent: str | None = None
-
-
-class _Models(msgspec.Struct):
-    data: list[_Model] = []
 
 
 class Probes:
@@ -92,20 +82,19 @@ class Probes:
             return Seen(healthy=False, certain=True)
         except UpstreamError:
             return Seen(healthy=False, certain=False)
-        models = member.models or await self._models(member)
         scrape = await self._scrape(member)
         if not member.healthy and not await self._bring_up_to_date(member):
             return Seen(healthy=False, certain=False)
-        return Seen(healthy=True, certain=True, models=models, scrape=scrape)
-
-    async def _models(self, member: Member) -> frozenset[str] | None:
-        """The base models; adapters come and go, and all replicas get the same."""
-        try:
-            answer = await fetch(member, "GET", "/v1/models", seconds=self._every, lines=self._lines)
-            listed = msgspec.json.decode(answer.body, type=_Models)
-        except (OSError, UpstreamError, ValueError, RecursionError):
-            return None
-        return frozenset(model.id for model in listed.data if model.parent is None)
+        # Adapters come and go. Where one model is served all replicas get the same, and the engine judges their names.
+        asked = not member.models or self._pool.several_models
+        found = await listed(member, seconds=self._every, lines=self._lines) if asked else None
+        return Seen(
+            healthy=True,
+            certain=True,
+            models=member.models or (found.models if found else None),
+            adapters=found.adapters if found else None,
+            scrape=scrape,
+        )
 
     async def _scrape(self, member: Member) -> bytes | None:
         try:

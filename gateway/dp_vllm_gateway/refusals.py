@@ -73,7 +73,7 @@ def no_replica(pool: Pool, model: str | None = None) -> Refusal:
 
     If a model is given, only of the replicas that serve it.
     """
-    endpoints = [member.endpoint for member in pool.members() if model is None or model in member.models]
+    endpoints = [member.endpoint for member in pool.members() if model is None or member.knows(model)]
     of_model = "" if model is None else f" of {model}"
     message = f"no replica{of_model} is available (0 of {len(endpoints)})" if endpoints else pool.why_none
     told = [_told(endpoint) for endpoint in endpoints if endpoint.state is not State.READY or endpoint.message]

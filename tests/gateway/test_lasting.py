@@ -52,3 +52,17 @@ def test_what_a_route_takes_back_is_what_another_makes() -> None:
     made = {route.lasting for route in ROUTES if route.lasting}
     ended = {route.ends for route in ROUTES if route.ends}
     assert ended == made
+
+
+def test_what_was_made_for_one_model_is_taken_back_for_it_or_for_all() -> None:
+    lasting = Lasting()
+    for_a, for_b, for_all = (change("POST", f"/sleep{query}") for query in ("?model=a", "?level=2&model=b", ""))
+    for one in (for_a, for_b, change("POST", "/wake_up?model=a")):
+        note(lasting, one)
+    assert lasting.changes() == (for_b,)
+    for one in (for_all, change("POST", "/wake_up?model=b")):
+        note(lasting, one)
+    assert lasting.changes() == (for_all,)
+    for one in (for_a, change("POST", "/wake_up")):
+        note(lasting, one)
+    assert lasting.changes() == ()

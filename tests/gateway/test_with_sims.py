@@ -22,12 +22,14 @@ ADAPTER = {"lora_name": "sql", "lora_path": "/adapters/sql"}
 class Deployment:
     """Two simulated engines, the endpoints file that names them, and a gateway that reads it."""
 
-    def __init__(self, directory: Path, stack: ExitStack) -> None:
+    def __init__(self, directory: Path, stack: ExitStack, *models: str) -> None:
+        """Each engine serves the model of its place, if there are any."""
+        self._models = models
         self._directory = directory
         self._stack = stack
         self._file = directory / "endpoints.json"
         self._generation = 0
-        self.engines = {name: self._start() for name in "01"}
+        self.engines = {name: self._start(name) for name in "01"}
         self._lives = dict.fromkeys(self.engines, 0)
         self._write()
         admin = directory / "admin.sock"
@@ -35,13 +37,17 @@ class Deployment:
         self.url = stack.enter_context(programs.gateway(directory, *flags)).url
         self._admin = f"unix:{admin}"
 
-    def _start(self) -> Program:
-        return self._stack.enter_context(programs.sim(self._directory, *FLAGS))
+    def _start(self, name: str) -> Program:
+        named = ("--served-model-name", self._models[int(name)]) if self._models else ()
+        return self._stack.enter_context(programs.sim(self._directory, *FLAGS, *named))
 
     def _write(self) -> None:
         self._generation += 1
         listed = (
-            Endpoint(name, engine.url.removeprefix("http://"), str(self._lives[name]))
+            Endpoint(
+                *(name, engine.url.removeprefix("http://"), str(self._lives[name])),
+                models=(self._models[int(name)],) if self._models else (),
+            )
             for name, engine in self.engines.items()
         )
         endpoints.write(self._file, EndpointSet(self._generation, tuple(listed)))
@@ -50,7 +56,7 @@ class Deployment:
         """Kill an engine and put another one into its place."""
         self.engines[name].signal(signal.SIGKILL)
         self.engines[name].wait()
-        self.engines[name] = self._start()
+        self.engines[name] = self._start(name)
         self._lives[name] += 1
         self._write()
 
@@ -88,6 +94,33 @@ def test_an_adapter_is_there_again_before_the_restarted_engine_serves(deployment
         assert models == ["demo/model", "sql"]
     assert wire.ask(url, "POST", "/v1/unload_lora_adapter", {"lora_name": "sql"}).status == 200
     assert [model["id"] for model in wire.ask(url, "GET", "/v1/models").json()["data"]] == ["demo/model"]
+
+
+def test_of_several_models_one_gets_an_adapter_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "1")
+    with ExitStack() as stack:
+        deployment = Deployment(tmp_path, stack, "a", "b")
+        url = deployment.url
+
+        def use(model: str) -> wire.Answer:
+            return wire.ask(url, "POST", "/v1/completions", {"model": model, "prompt": "x", "max_tokens": 1})
+
+        programs.wait_until(lambda: deployment.available("0") and deployment.available("1"), "both serve")
+        assert use("sql").status == 404
+        assert wire.ask(url, "POST", "/v1/load_lora_adapter?model=c", ADAPTER).status == 404
+        answer = wire.ask(url, "POST", "/v1/load_lora_adapter?model=b", ADAPTER)
+        assert (answer.status, list(answer.json()["results"])) == (200, ["1"])
+        assert {use("sql").replica for _ in range(4)} == {"1"}
+        assert (use("a").replica, use("b").replica) == ("0", "1")
+
+        for name in "01":
+            deployment.restart(name)
+        programs.wait_until(lambda: deployment.available("0") and deployment.available("1"), "both are back")
+        assert use("sql").replica == "1"
+        listed = [wire.ask(engine.url, "GET", "/v1/models").json()["data"] for engine in deployment.engines.values()]
+        assert [[model["id"] for model in models] for models in listed] == [["a"], ["b", "sql"]]
+        assert wire.ask(url, "POST", "/v1/unload_lora_adapter", {"lora_name": "sql"}).status == 404, "a never had it"
+        assert use("sql").status == 404
 
 
 def test_a_deployment_that_sleeps_goes_on_sleeping_when_an_engine_restarts(deployment: Deployment) -> None:
