@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dp_vllm.engine.command import known_flags
 from dp_vllm.errors import BadSettings, DpVllmError, UserError
 from dp_vllm.local import command_line
 from dp_vllm.local.deployment import Deployment, Listen
@@ -148,6 +149,31 @@ def test_a_config_file_without_ours_is_used_as_it_is(tmp_path: Path) -> None:
     assert str(file) in deployment.replicas[0].command.argv
 
 
+@pytest.mark.parametrize(
+    ("words", "file", "seeds"),
+    [
+        ([], "", [[], [], []]),
+        (["--seed-per-replica"], "", [["0"], ["1"], ["2"]]),
+        (["--seed-per-replica", "--seed=40"], "", [["40"], ["41"], ["42"]]),
+        (["--seed-per-replica"], "seed: 7\n", [["7"], ["8"], ["9"]]),
+        ([], "seed: 7\nseed-per-replica: true\n", [["7"], ["8"], ["9"]]),
+        (["--seed", "1"], "", [["1"], ["1"], ["1"]]),
+    ],
+)
+def test_replicas_can_have_seeds_of_their_own(
+    tmp_path: Path, words: list[str], file: str, seeds: list[list[str]]
+) -> None:
+    config = tmp_path / "serve.yaml"
+    config.write_text(file)
+    deployment = deployed(tmp_path, "m", "--engine", "sim", "-dp", "3", *words, "--config", str(config))
+
+    argvs = [
+        replica.command.argv for replica in (*deployment.replicas[:2], *deployment.more(deployment.replicas[:2], 1, ""))
+    ]
+    told = [[item.values[0] for item in known_flags().read(argv) if item.spelling == "--seed"][-1:] for argv in argvs]
+    assert told == seeds
+
+
 def test_replicas_can_listen_on_ports(tmp_path: Path) -> None:
     deployment = deployed(tmp_path, "m", "--engine", "sim", "-dp", "2", "--replica-ports", "9000")
 
@@ -256,6 +282,10 @@ def test_an_engine_that_cannot_be_started_is_named(tmp_path: Path) -> None:
         (["--uds", "/no/such/s"], "--uds: '/no/such/s' is to be made in a directory that does not exist"),
         (["--uds", "/tmp/" + "x" * 103], f"--uds: '/tmp/{'x' * 103}' has 108 bytes, a socket's path at most 107"),
         (["--replica-ports", "65535", "-dp", "2"], "--replica-ports: 2 replicas would need the ports 65535 to 65536"),
+        (
+            ["--seed-per-replica", "--seed", "x"],
+            "--seed: 'x' cannot be counted up from; with --seed-per-replica give a whole number",
+        ),
         (
             ["--replica-ports", "7998", "-dp", "4"],
             "--replica-ports: the replicas' ports 7998 to 8001 include the endpoint's own, 8000",

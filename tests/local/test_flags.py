@@ -74,8 +74,8 @@ def abbreviations(spelling: str) -> tuple[str, ...]:
 
 @st.composite
 def our_flags(draw: st.DrawFn) -> tuple[Setting, list[str]]:
-    """A flag of ours in any spelling, with a value that is allowed. (TLS flags go together: not these.)"""
-    names = [name for name in SETTINGS if not name.startswith(("--ssl", "--api", "--file"))]
+    """A flag of ours in any spelling, with a value that is allowed. (Not those that need others, or forbid some.)"""
+    names = [name for name in SETTINGS if not name.startswith(("--ssl", "--api", "--file", "--record"))]
     setting = SETTINGS[draw(st.sampled_from(names))]
     spelling = draw(st.sampled_from(setting.flag.spellings))
     if spelling.startswith("--"):

@@ -5,22 +5,16 @@ from collections.abc import Mapping
 from typing import Final
 
 from dp_vllm.doctor.of_model import UTILIZATION, Wanted
-from dp_vllm.engine.command import Sizes, known_flags
+from dp_vllm.engine.command import Sizes
+from dp_vllm.local.flags.engines import values
 from dp_vllm.local.flags.split import Asked
 
 _MULTIPLIERS: Final = {"k": 10**3, "m": 10**6, "K": 2**10, "M": 2**20, "": 1}
 
 
-def values(asked: Asked) -> dict[str, tuple[str, ...]]:
-    """The engine's flags by their long names; what was typed wins over the file."""
-    in_file = [entry.item for entry in asked.config.entries if not entry.says_nothing] if asked.config else []
-    items = (*in_file, *known_flags().read(asked.engine_words))
-    return {item.flag.name: item.values for item in items if item.flag is not None and not item.off}
-
-
 def wanted(asked: Asked, sizes: Sizes, environ: Mapping[str, str]) -> Wanted:
     """What is to be judged. A value that cannot be read is left to the engine."""
-    given = values(asked)
+    given = values(asked.engine_words, asked.config)
     length = _only(given, "--max-model-len")
     return Wanted(
         sizes=sizes,

@@ -16,6 +16,7 @@ from dp_vllm.errors import DpVllmError
 from dp_vllm.local import engines
 from dp_vllm.local.arrange import arrange, engine_config
 from dp_vllm.local.deployment import Deployment
+from dp_vllm.local.flags.engines import values
 from dp_vllm.local.flags.split import Asked
 from dp_vllm.local.gpus import visible_to
 from dp_vllm.local.models import sizes, typed
@@ -159,7 +160,7 @@ def _model(case: _Case) -> Iterator[Finding]:
 
 
 def _of_hub(case: _Case) -> Iterator[Finding]:
-    given = flags.values(case.asked)
+    given = values(case.asked.engine_words, case.asked.config)
     revision = "".join(given.get("--revision", ())[:1])
     kept = Path("".join(given.get("--download-dir", ())[:1]) or checkpoint.cache(case.environ))
     there = checkpoint.snapshot(case.asked.model, revision, kept)

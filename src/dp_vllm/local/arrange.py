@@ -84,11 +84,12 @@ def _replicas(
     model: Model, numbers: Sequence[int], shares: Sequence[Share], ports: Iterator[str] | None, place: _Place
 ) -> Iterator[Replica]:
     """Replicas of one model by their numbers, on unix sockets if no ports are given."""
-    order = Order(place.engine, model.model, model.words, model.flags, model.config, model.sizes, model.variables)
     for number, share in zip(numbers, shares, strict=True):
         name = f"{model.name}-{number}" if model.name else str(number)
         socket = f"unix:{place.directory.replica_socket(name)}"
         address = socket if ports is None else next(ports)
+        words = model.words if model.first_seed is None else (*model.words, "--seed", str(model.first_seed + number))
+        order = Order(place.engine, model.model, words, model.flags, model.config, model.sizes, model.variables)
         command = _telling(replica_command(order, address, share.gpus, place.environ), place.environ)
         command = _near(share.cpus, order, command)
         worst_link = None if share.worst_link is None else str(share.worst_link)

@@ -44,6 +44,8 @@ def understand(words: Sequence[str], environ: Mapping[str, str]) -> Request | No
     directory = directory_of(settings, job, environ)
     engine, notes = engines.find(settings.engine, environ)
     wanted, left_out = _models(asked, engine, directory, environ)
+    if settings.seed_per_replica:
+        wanted = tuple(models.seeded(model, asked.config) for model in wanted)
     visible = visible_to(engine, settings.device_ids, environ)
     deployment = arrange(asked, wanted, engine, visible, directory, environ, job)
     cpus, compiled_here = len(os.sched_getaffinity(0)), compiled.beside_cache(environ)

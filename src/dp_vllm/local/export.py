@@ -28,6 +28,7 @@ _REMARKS: Final = {
     "--device-ids": _GPUS,
     "--gpu-groups": _GPUS,
     "--engine": "a cluster runs images: spec.engine.image",
+    "--seed-per-replica": "all pods of a DPModel are alike",
     "--shutdown-timeout": "spec.rollout.drainTimeoutSeconds says how long requests may go on",
 }
 """What to do in a cluster instead, by flag; those of `--ssl-*` have `_TLS`."""

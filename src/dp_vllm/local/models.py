@@ -4,7 +4,7 @@ Pure: files were read before.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -12,12 +12,16 @@ from msgspec import UNSET
 
 from dp_vllm.engine.command import Sizes, flags_in, patience
 from dp_vllm.errors import BadSettings
+from dp_vllm.local.flags import engines
+from dp_vllm.local.flags.config_file import ConfigFile
 from dp_vllm.local.flags.settings import Settings
 from dp_vllm.local.flags.split import Asked
 from dp_vllm.spec import NO_ACCELERATOR
 from dp_vllm.spec.documents import Document
 from dp_vllm.spec.references import expanded
 
+_VLLMS_SEED: Final = "0"
+"""Every engine's that is told none."""
 LEFT_OUT: Final = "for a cluster alone, and left out here"
 
 _CLUSTERS: Final = ("cache", "hfTokenSecretRef", "rollout", "gateway", "template")
@@ -44,6 +48,8 @@ class Model:
     variables: Mapping[str, str] = field(default_factory=dict)
     """The engine's own variables."""
     uses_gpus: bool = True
+    first_seed: int | None = None
+    """What the replicas' seeds are counted from; None for the same seed for all."""
 
 
 def sizes(settings: Settings) -> Sizes:
@@ -65,6 +71,14 @@ def typed(asked: Asked, config: Path | None) -> Model:
         sizes=sizes(asked.settings),
         config=config,
     )
+
+
+def seeded(model: Model, config: ConfigFile | None) -> Model:
+    """The model with a seed of its own for each replica. Raises BadSettings if its flags name one that is no number."""
+    (given,) = engines.values(model.words, config).get("--seed") or (_VLLMS_SEED,)
+    if not given.isascii() or not given.isdigit():
+        raise BadSettings(f"--seed: {given!r} cannot be counted up from; with --seed-per-replica give a whole number")
+    return replace(model, first_seed=int(given))
 
 
 def written(documents: Sequence[Document], environ: Mapping[str, str], *, keys: bool) -> tuple[Model, ...]:

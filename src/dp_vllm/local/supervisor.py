@@ -34,6 +34,7 @@ from dp_vllm.local.child import Child
 from dp_vllm.local.deployment import Deployment
 from dp_vllm.local.hang_doctor import HangDoctor
 from dp_vllm.local.narrator import Narrator
+from dp_vllm.local.notify import Notifier
 from dp_vllm.local.orders import KILL_SECONDS, Orders
 from dp_vllm.local.plan import Action, Stop
 from dp_vllm.local.publish import Publisher
@@ -92,6 +93,7 @@ class Supervisor:
         """Given from outside while it runs."""
         staged = {replica.shares for replica in deployment.replicas if replica.shares}
         self._ahead = Ahead(sorted(staged), compiled.beside_cache(os.environ), narrator.say)
+        self._notifier = Notifier(os.environ)
         self._began_at = time.monotonic()
         self._begin_log(self._gateway)
         for replica in deployment.replicas:
@@ -114,6 +116,7 @@ class Supervisor:
                 self._publisher.publish(self._gateway, self._replicas.children)
                 self._narrator.tell_progress(self._replicas.children)
                 self._narrator.tell_ends(self._gateway, self._replicas.children, stopping=self._stop is not None)
+                self._notifier.tell(self.standing)
                 self._give_up_if_hopeless()
                 await self._pause()
             for chore in chores:

@@ -31,6 +31,7 @@ class Settings:
     """The GPUs of each replica; empty to have them chosen."""
     engine: str = "vllm"
     """`vllm`, `sim`, or the path of an executable."""
+    seed_per_replica: bool = False
     replica_ports: int | None = None
     host: str | None = None
     """None for all interfaces."""
@@ -153,6 +154,13 @@ REPLICAS: Final = (
         "vllm",
         "vLLM, the simulated engine, or another environment's vllm",
         values.engine,
+    ),
+    Setting(
+        "--seed-per-replica",
+        "",
+        "",
+        "engine N gets --seed plus N; with one seed for all, fresh engines sample the same for the same prompt",
+        takes=Takes.NOTHING,
     ),
     Setting(
         "--replica-ports",
