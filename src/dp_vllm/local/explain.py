@@ -14,8 +14,8 @@ from rich.console import Console
 
 from dp_vllm import names
 from dp_vllm.errors import BadSettings, UserError
-from dp_vllm.local import why
-from dp_vllm.local.operate import runs, unix_http
+from dp_vllm.local import runs, why
+from dp_vllm.local.operate import options, unix_http
 from dp_vllm.local.operate.unix_http import Silent
 from dp_vllm.local.why import Decision
 
@@ -29,7 +29,7 @@ class Answer:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@runs.name_option
+@options.name_option
 @click.option("--admin-socket", type=click.Path(path_type=Path), help="That of a gateway alone, instead of --name.")
 @click.option("--last", type=click.IntRange(1), default=10, show_default=True, help="So many decisions at most.")
 @click.option("--id", "request_id", metavar="ID", help="Only this request's: the answer's header x-request-id.")

@@ -9,11 +9,11 @@ import click
 from rich.console import Console
 
 from dp_vllm.errors import BadSettings, UserError
-from dp_vllm.local import words
-from dp_vllm.local.operate import lock, look, runs, steps, watch
+from dp_vllm.local import runs, words
+from dp_vllm.local.operate import lock, look, options, steps, watch
 from dp_vllm.local.operate.look import Look
-from dp_vllm.local.operate.runs import Found
 from dp_vllm.local.plan import Then
+from dp_vllm.local.runs import Found
 from dp_vllm.local.standing import ScaleOrder, StopOrder
 from dp_vllm.number import Number
 
@@ -43,7 +43,7 @@ def _timeout_option(command: _Command) -> _Command:
 
 @click.command(context_settings=_SETTINGS)
 @click.argument("replicas", nargs=-1, required=True, metavar="REPLICA...")
-@runs.name_option
+@options.name_option
 @_timeout_option
 def drain(replicas: tuple[str, ...], name: str | None, timeout: float) -> int:
     """End replicas without failing a request, until `dp-vllm restart`.
@@ -65,7 +65,7 @@ def drain(replicas: tuple[str, ...], name: str | None, timeout: float) -> int:
 @click.argument("replicas", nargs=-1, metavar="[REPLICA...]")
 @click.option("--rolling", is_flag=True, help="One after another: the next when the one before serves again.")
 @click.option("--all", "every", is_flag=True, help="All at once; nothing is served until one is back.")
-@runs.name_option
+@options.name_option
 @_timeout_option
 def restart(replicas: tuple[str, ...], rolling: bool, every: bool, name: str | None, timeout: float) -> int:
     """Restart replicas without failing a request, or bring back those that were drained.
@@ -96,7 +96,7 @@ def restart(replicas: tuple[str, ...], rolling: bool, every: bool, name: str | N
 @click.option(
     "--model", default="", metavar="NAME", help="Of which model, by the name that clients use, if several are served."
 )
-@runs.name_option
+@options.name_option
 @_timeout_option
 def scale(count: int, model: str, name: str | None, timeout: float) -> int:
     """Have more replicas, on free GPUs of those that the run may use, or fewer: the last ones drain and leave."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dp_vllm.errors import UserError
 from dp_vllm.local import pids
-from dp_vllm.local.operate.runs import Found
+from dp_vllm.local.runs import Found
 
 
 @contextlib.contextmanager

@@ -9,10 +9,11 @@ import msgspec
 
 from dp_vllm.endpoints import State
 from dp_vllm.errors import UserError
-from dp_vllm.local.operate import runs, unix_http
-from dp_vllm.local.operate.runs import Found
+from dp_vllm.local import runs
+from dp_vllm.local.operate import unix_http
 from dp_vllm.local.operate.unix_http import Answer, Silent
 from dp_vllm.local.probe import GatewayState
+from dp_vllm.local.runs import Found
 from dp_vllm.local.standing import Refusal, Replica, Run
 
 _SAMPLE: Final = re.compile(

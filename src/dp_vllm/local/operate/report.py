@@ -11,8 +11,8 @@ import msgspec
 from dp_vllm.endpoints import State
 from dp_vllm.local import standing
 from dp_vllm.local.operate.look import Counts, Look
-from dp_vllm.local.operate.runs import Found
 from dp_vllm.local.plan import Then
+from dp_vllm.local.runs import Found
 
 SERVING: Final = frozenset({"ready", "partly"})
 """States of a run in which requests are answered."""

@@ -13,11 +13,11 @@ import click
 
 from dp_vllm import endpoints
 from dp_vllm.errors import UserError
-from dp_vllm.local import logs, run
+from dp_vllm.local import logs, run, runs
 from dp_vllm.local.logs import Follower
-from dp_vllm.local.operate import runs
-from dp_vllm.local.operate.runs import Found
+from dp_vllm.local.operate import options
 from dp_vllm.local.run_directory import run_directory
+from dp_vllm.local.runs import Found
 from dp_vllm.local.terminal import COLOURS, label, shown, wants_colours
 
 _POLL_SECONDS: Final = 0.1
@@ -30,7 +30,7 @@ _GATEWAY: Final = "gateway"
 @click.option(
     "-n", "--lines", type=click.IntRange(0), default=50, show_default=True, help="So many of each log's last lines."
 )
-@runs.name_option
+@options.name_option
 def main(who: tuple[str, ...], follow: bool, lines: int, name: str | None) -> int:
     """The last lines of the gateway's log and of the replicas', also of a run that has ended.
 

@@ -13,7 +13,8 @@ from rich.live import Live
 from rich.text import Text
 
 from dp_vllm.errors import BadSettings, UserError
-from dp_vllm.local.operate import look, report, runs, table
+from dp_vllm.local import runs
+from dp_vllm.local.operate import look, options, report, table
 from dp_vllm.local.operate.report import Report, Run
 
 _RENEW_SECONDS: Final = 1.0
@@ -24,7 +25,7 @@ _NOTHING: Final = "There is no run of yours; start one with `dp-vllm serve`."
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("run", required=False, metavar="[NAME]")
-@runs.name_option
+@options.name_option
 @click.option("--once", is_flag=True, help="Print it once, also on a terminal.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON once.")
 def main(run: str | None, name: str | None, once: bool, as_json: bool) -> int:

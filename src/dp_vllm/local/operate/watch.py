@@ -10,8 +10,8 @@ from rich.status import Status
 
 from dp_vllm.local.operate import look
 from dp_vllm.local.operate.look import Look
-from dp_vllm.local.operate.runs import Found
 from dp_vllm.local.operate.steps import Progress
+from dp_vllm.local.runs import Found
 
 _POLL_SECONDS: Final = 0.2
 _NUMBER: Final = re.compile(r"[\d.]+")
