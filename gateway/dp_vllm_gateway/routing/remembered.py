@@ -1,4 +1,4 @@
-"""Which beginnings of prompts an engine's prefix cache is taken to hold: those it was sent last, as many as fit.
+"""Which beginnings of prompts an engine's prefix cache is taken to hold: those it was sent last, some more than fit.
 
 A prompt is a list of block hashes, each chained over all blocks before it (`blocks`). Bounded by construction: the
 block that was unused for longest goes first, and of one prompt the last blocks before the first, as in vLLM.
@@ -7,6 +7,11 @@ block that was unused for longest goes first, and of one prompt the last blocks 
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Final
+
+KEPT: Final = 1.5
+"""How many times as much as fits is remembered. Whoever comes back after his blocks have gone had better go back to
+where they were than take room in another cache too: chosen by replaying traces (docs/adr/0011)."""
 
 
 class Remembered:
@@ -19,7 +24,7 @@ class Remembered:
 
     def __init__(self, capacity: int = 1) -> None:
         self.capacity = capacity
-        """How many blocks fit; fewer are kept from the next prompt on if that has become less."""
+        """How many blocks fit into the engine; fewer are kept from the next prompt on if that has become less."""
         self._held: OrderedDict[int, None] = OrderedDict()
 
     def __len__(self) -> int:
@@ -42,7 +47,8 @@ class Remembered:
                 held.move_to_end(block)
             else:
                 held[block] = None
-        while len(held) > self.capacity:
+        most = self.capacity * KEPT
+        while len(held) > most:
             held.popitem(last=False)
 
     def blocks(self) -> list[int]:

@@ -80,6 +80,8 @@ class Answer:
     completion_tokens: int
     first_seconds: float
     total_seconds: float
+    believed_tokens: int = 0
+    """Of the prompt's tokens, those that the gateway took to be cached when it chose."""
 
 
 def arrivals(requests: Iterable[Request], sizes: Sizes, *, speed: float = 1.0, first: int = 0) -> list[Arrival]:
@@ -167,7 +169,8 @@ class Fleet:
         prompt = array("I", bytes(facts.tokens * array("I").itemsize))
         reply = Reply("", seed, arrival.completion_tokens, "length")
         number = self._members.index(choice.picked)
-        self._engines[number].add([Sequence(prompt, reply, _Client(lease, self._ended), list(facts.blocks))], self._now)
+        client = _Client(lease, choice.cached_tokens, self._ended)
+        self._engines[number].add([Sequence(prompt, reply, client, list(facts.blocks))], self._now)
         if not self._at_work[number]:
             self._begin(number)
 
@@ -175,9 +178,10 @@ class Fleet:
 class _Client:
     """Who hears a request's answer: the lease, as from the gateway's connection, and whoever asks what became of it."""
 
-    def __init__(self, lease: Lease, ended: list[Answer]) -> None:
+    def __init__(self, lease: Lease, believed_tokens: int, ended: list[Answer]) -> None:
         self._leased = ExitStack()
         self._lease = self._leased.enter_context(lease)
+        self._believed = believed_tokens
         self._ended = ended
 
     def token(self, sequence: Sequence) -> None:
@@ -190,7 +194,7 @@ class _Client:
         self._leased.close()
         first, total = sequence.first_at - sequence.arrived, sequence.last_at - sequence.arrived
         name, length = self._lease.member.name, len(sequence.prompt)
-        self._ended.append(Answer(name, length, sequence.cached, sequence.generated, first, total))
+        self._ended.append(Answer(name, length, sequence.cached, sequence.generated, first, total, self._believed))
 
 
 async def _pool(sizes: Sizes, clock: Callable[[], float]) -> Pool:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dp_vllm_gateway.routing.blocks import BLOCK_BYTES, MOST_BLOCKS, blocks_of
-from dp_vllm_gateway.routing.remembered import Remembered
+from dp_vllm_gateway.routing.remembered import KEPT, Remembered
 
 PROMPTS = st.lists(st.text("ab", max_size=6), max_size=40)
 
@@ -18,13 +18,13 @@ class Plain:
     """The same, as plainly as can be: a list of beginnings, the one unused for longest first."""
 
     def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+        self.most = int(capacity * KEPT)
         self.held: list[str] = []
 
     def add(self, text: str) -> None:
         for end in range(len(text), 0, -1):
             self.held = [one for one in self.held if one != text[:end]] + [text[:end]]
-        self.held = self.held[-self.capacity :]
+        self.held = self.held[-self.most :]
 
     def depth(self, text: str) -> int:
         return max((len(one) for one in self.held if text.startswith(one)), default=0)
@@ -36,7 +36,7 @@ def test_it_holds_what_was_sent_last_and_beginnings_longest(prompts: list[str], 
     for prompt in prompts:
         remembered.add(chained(prompt))
         plain.add(prompt)
-        assert len(remembered) == len(plain.held) <= capacity
+        assert len(remembered) == len(plain.held) <= plain.most
         assert remembered.depth(chained(asked)) == plain.depth(asked)
     remembered.forget()
     assert remembered.depth(chained(asked)) == len(remembered) == 0
@@ -47,7 +47,7 @@ def test_it_becomes_smaller_with_the_next_prompt() -> None:
     remembered.add(chained("aaaaaa"))
     remembered.capacity = 2
     remembered.add(chained("b"))
-    assert (len(remembered), remembered.depth(chained("aaaaaa")), remembered.depth(chained("b"))) == (2, 1, 1)
+    assert (len(remembered), remembered.depth(chained("aaaaaa")), remembered.depth(chained("b"))) == (3, 2, 1)
 
 
 @given(st.binary(max_size=5 * BLOCK_BYTES), st.binary(max_size=5 * BLOCK_BYTES), st.integers(0, 5 * BLOCK_BYTES))
