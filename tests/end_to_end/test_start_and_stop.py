@@ -11,8 +11,11 @@ import urllib.request
 from pathlib import Path
 
 import aiohttp
+import pytest
 from end_to_end.served import MODEL, serve
 from programs import wait_until
+
+from dp_vllm.engine import hub
 
 
 def chat(url: str, **more: object) -> urllib.request.Request:
@@ -73,6 +76,26 @@ def test_a_replica_that_waits_for_the_one_ahead_starts_when_the_model_is_compile
     assert "dp-vllm   | replica 0: loading weights, " in before
     assert "replica 0 goes ahead" in before and "replica 1 | " not in before
     assert released and "replica 1 | INFO" in after
+
+
+def test_a_download_of_which_the_engine_says_nothing_is_seen_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = hub.folder(MODEL, tmp_path)
+    for path, content in {
+        "blobs/abc.incomplete": "x" * 300_000,
+        "snapshots/def/model.safetensors.index.json": json.dumps({"metadata": {"total_size": 1_000_000}}),
+    }.items():
+        (kept / path).parent.mkdir(parents=True)
+        (kept / path).write_text(content)
+    engine = tmp_path / "vllm"
+    engine.write_text("#!/bin/sh\necho Starting to load model\nexec sleep 600\n")
+    engine.chmod(0o755)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("VLLM_TARGET_DEVICE", "cpu")
+    with serve("--engine", str(engine), replicas=1, ready=False) as served:
+        wait_until(lambda: "replica 0: downloading the model, 30 %" in served.program.output(), served.program.output)
+        assert "replica 0 is starting (downloading the model, 30 %)" in refusal(served.url)[2]
 
 
 async def test_sigterm_lets_short_streams_end_and_tells_long_ones() -> None:

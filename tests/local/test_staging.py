@@ -72,7 +72,7 @@ VLLM = Engine("vllm 0.32.0", ("vllm", "serve"))
 
 def test_replicas_of_one_model_share_and_the_next_start_knows_it(tmp_path: Path) -> None:
     notes = Compiled(tmp_path / "notes")
-    two = [replica("0"), replica("1"), replica("2", model="other")]
+    two = [replica("0", "--seed", "7"), replica("1", "--seed", "8"), replica("2", model="other")]
     first, second, other = staged(two, VLLM, notes, 2, wanted=None)
     assert first.shares == second.shares != ""
     assert other.shares == "", "it is the only one of its model"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from dp_vllm.doctor import hub
+from dp_vllm.engine.hub import folder
 
 _KINDS: Final = ((".safetensors",), (".bin", ".pt", ".pth"), (".gguf",))
 """Endings of files with weights; vLLM takes the first kind that there is."""
@@ -58,7 +58,7 @@ def weights(files: Mapping[str, int]) -> int:
 
 def snapshot(model: str, revision: str, cache: Path) -> Path | None:
     """The directory of a model in the hub's cache; None if it is not there."""
-    kept = cache / f"models--{model.replace('/', '--')}"
+    kept = folder(model, cache)
     name = revision or "main"
     try:
         commit = (kept / "refs" / name).read_text().strip()
@@ -66,11 +66,3 @@ def snapshot(model: str, revision: str, cache: Path) -> Path | None:
         commit = name
     found = kept / "snapshots" / commit
     return found if found.is_dir() else None
-
-
-def cache(environ: Mapping[str, str]) -> Path:
-    """Where the hub's models are kept, as huggingface_hub has it."""
-    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if given := environ.get(variable):
-            return Path(given).expanduser()
-    return hub.home(environ) / "hub"

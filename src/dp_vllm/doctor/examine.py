@@ -11,6 +11,7 @@ from dp_vllm.doctor.checkpoint import Checkpoint
 from dp_vllm.doctor.finding import Finding, ok, problem, unknown, warning
 from dp_vllm.doctor.installed import Installed
 from dp_vllm.doctor.nvml import Card, Cards
+from dp_vllm.engine import hub as engine_hub
 from dp_vllm.engine.command import Engine
 from dp_vllm.errors import DpVllmError
 from dp_vllm.local import engines
@@ -162,7 +163,7 @@ def _model(case: _Case) -> Iterator[Finding]:
 def _of_hub(case: _Case) -> Iterator[Finding]:
     given = values(case.asked.engine_words, case.asked.config)
     revision = "".join(given.get("--revision", ())[:1])
-    kept = Path("".join(given.get("--download-dir", ())[:1]) or checkpoint.cache(case.environ))
+    kept = Path("".join(given.get("--download-dir", ())[:1]) or engine_hub.cache(case.environ))
     there = checkpoint.snapshot(case.asked.model, revision, kept)
     here = checkpoint.in_directory(there) if there else None
     answer = hub.ask(case.asked.model, revision, case.environ)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from dp_vllm.engine.hub import home
+
 LIMIT_SECONDS: Final = 10.0
 """How long the hub may take in all, looking up its name included."""
 _READ_SECONDS: Final = 5.0
@@ -60,14 +62,6 @@ def token(environ: Mapping[str, str]) -> str:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError):
         return ""
-
-
-def home(environ: Mapping[str, str]) -> Path:
-    """Where the hub's things are kept."""
-    if given := environ.get("HF_HOME"):
-        return Path(given).expanduser()
-    cache = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or "/") / ".cache")
-    return Path(cache) / "huggingface"
 
 
 def _home(environ: Mapping[str, str]) -> str:

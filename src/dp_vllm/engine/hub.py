@@ -1,11 +1,12 @@
-"""What an engine will fetch from the hub, read from its model and its flags, so that somebody can fetch it before.
+"""What an engine will fetch from the hub, read from its model and its flags, and where it will keep it.
 
-Pure: it asks no hub, and does not know where the files are kept.
+Pure: it asks no hub, and looks at no file.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -54,6 +55,27 @@ def fetched(model: str, words: Sequence[str]) -> Fetched:
         (Repository(model, _value(given, "--revision")), *clear),
         whole=clear == named and not any(flag in given for flag in _HIDING),
     )
+
+
+def home(environ: Mapping[str, str]) -> Path:
+    """Where the hub's things are kept."""
+    if given := environ.get("HF_HOME"):
+        return Path(given).expanduser()
+    cache = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or "/") / ".cache")
+    return Path(cache) / "huggingface"
+
+
+def cache(environ: Mapping[str, str]) -> Path:
+    """Where the hub's models are kept, as huggingface_hub has it."""
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if given := environ.get(variable):
+            return Path(given).expanduser()
+    return home(environ) / "hub"
+
+
+def folder(model: str, cache: Path) -> Path:
+    """A model's place in the cache."""
+    return cache / f"models--{model.replace('/', '--')}"
 
 
 def _value(given: dict[str, Typed], flag: str) -> str:

@@ -9,6 +9,7 @@ from typing import Final
 
 from dp_vllm import names
 from dp_vllm.engine.command import Command, Engine, Order, Sizes, replica_command
+from dp_vllm.engine.hub import fetched
 from dp_vllm.errors import BadSettings
 from dp_vllm.local.deployment import Deployment, Replica
 from dp_vllm.local.division import divided, further
@@ -84,6 +85,8 @@ def _replicas(
     model: Model, numbers: Sequence[int], shares: Sequence[Share], ports: Iterator[str] | None, place: _Place
 ) -> Iterator[Replica]:
     """Replicas of one model by their numbers, on unix sockets if no ports are given."""
+    repositories = () if place.engine.simulated else fetched(model.model, model.words).repositories
+    fetches = repositories[0].name if repositories else ""
     for number, share in zip(numbers, shares, strict=True):
         name = f"{model.name}-{number}" if model.name else str(number)
         socket = f"unix:{place.directory.replica_socket(name)}"
@@ -93,7 +96,7 @@ def _replicas(
         command = _telling(replica_command(order, address, share.gpus, place.environ), place.environ)
         command = _near(share.cpus, order, command)
         worst_link = None if share.worst_link is None else str(share.worst_link)
-        yield Replica(name, share.gpus, command, address, worst_link, model.served)
+        yield Replica(name, share.gpus, command, address, worst_link, model.served, fetches)
 
 
 def _ports(settings: Settings, taken: Collection[str]) -> Iterator[str] | None:

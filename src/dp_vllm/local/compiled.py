@@ -15,6 +15,8 @@ from dp_vllm.local.gpus import TASKSET
 _EAGER: Final = {"--enforce-eager", "--enforce_eager", "-O0"}
 """Words with which an engine compiles nothing."""
 
+_SEED: Final = "--seed"
+
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
@@ -43,10 +45,11 @@ def beside_cache(environ: Mapping[str, str]) -> Compiled:
 
 
 def key_of(engine: str, replica: Replica) -> str:
-    """The same for replicas whose engines compile the same: those whose commands differ in where they listen alone."""
+    """The same for replicas whose engines compile the same: whose commands differ in their places and seeds alone."""
     argv = replica.command.argv[3:] if replica.command.argv[0] == TASKSET else replica.command.argv
     place = {replica.address.removeprefix("unix:"), replica.address.rpartition(":")[2]}
-    words = [engine, *(word for word in argv if word not in place)]
+    before = ("", *argv)
+    words = [engine, *(word for word, last in zip(argv, before, strict=False) if word not in place and last != _SEED)]
     return hashlib.sha256("\0".join(words).encode(errors="surrogateescape")).hexdigest()[:32]
 
 

@@ -63,6 +63,8 @@ class Replica:
     """The slowest link between any two of its GPUs, as `nvidia-smi topo -m` writes it; None if it is not known."""
     models: tuple[str, ...] = ()
     """What clients call its model; empty if its engine is to be asked."""
+    fetches: str = ""
+    """The hub's name of the model that its engine may download; empty if it is a directory, or kept elsewhere."""
     shares: str = ""
     """The same for replicas of which one is to compile the model for all; empty if it starts with nobody's help."""
 

@@ -4,8 +4,10 @@ import os
 import socket
 from collections.abc import Sequence
 
+from dp_vllm.engine import hub
 from dp_vllm.engine import log as engine_log
-from dp_vllm.local import plan, probe
+from dp_vllm.engine.log import Stage
+from dp_vllm.local import downloading, plan, probe
 from dp_vllm.local.aftermath import Aftermath
 from dp_vllm.local.crashes import Crashes
 from dp_vllm.local.deployment import Deployment, Replica
@@ -50,12 +52,20 @@ def engine(deployment: Deployment, replica: Replica) -> Keep:
     async def is_ready() -> bool:
         return await probe.is_healthy(replica.address)
 
+    folder = hub.folder(replica.fetches, hub.cache(program.environment)) if replica.fetches else None
+
+    def stage(lines: Sequence[str]) -> Stage | None:
+        said = engine_log.stage(lines)
+        if folder is None or (said and (said.percent is not None or said.phase != "Loading")):
+            return said
+        return downloading.stage(folder) or said
+
     gpu_memory = GpuMemory(replica.gpus) if replica.gpus else None
     return Keep(
         program=program,
         limits=plan.ENGINE,
         is_ready=is_ready,
-        stage=engine_log.stage,
+        stage=stage,
         address=replica.address,
         models=replica.models,
         gpu_memory=gpu_memory,
