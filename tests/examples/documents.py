@@ -13,7 +13,9 @@ from dp_vllm import names
 from dp_vllm_operator.model import Model
 
 FOLDER: Final = Path(__file__).parents[2] / "examples"
-FILES: Final = tuple(sorted(FOLDER.glob("*.yaml")))
+COMPOSE: Final = FOLDER / "compose.yaml"
+"""Docker's; the others are Kubernetes'."""
+FILES: Final = tuple(sorted(set(FOLDER.glob("*.yaml")) - {COMPOSE}))
 
 
 @dataclass(frozen=True, slots=True)
