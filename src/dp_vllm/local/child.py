@@ -237,15 +237,15 @@ class Child:
     async def _note_end(self, how: Exit | None, lines: list[str]) -> None:
         """`how` is None if it could not be started, and `lines` say why."""
         problem = "it cannot be started" if how is None else self._hung
-        now, ready_at = time.monotonic(), self.observed.ready_at
-        ready_seconds = None if ready_at is None else now - ready_at
+        ready_at = self.observed.ready_at
+        ready_seconds = None if ready_at is None else time.monotonic() - ready_at
         cause, folder = None, None
         if self.observed.stop is None:
             written = self._keep.aftermath.write_down(self.starts, ready_seconds, how, problem, lines)
             cause, folder = await written
         # Whom a signal ended had no last word.
         last_line = logs.last_words(lines)[:LONGEST] if how is None or how.code is not None else ""
-        end = End(now, ready_seconds, problem or str(how), str(cause or "")[:LONGEST], last_line, folder)
+        end = End(time.monotonic(), ready_seconds, problem or str(how), str(cause or "")[:LONGEST], last_line, folder)
         ends = plan.ends_after(self.observed.ends, end, self.limits)
         self._alive = False
         self.stage = None
