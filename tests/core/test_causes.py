@@ -16,6 +16,8 @@ trust_remote_code=True, dtype=torch.bfloat16, quantization=fp8, enforce_eager=Fa
 lacks GPU P2P capability or P2P test failed.
 (Worker pid=10) INFO 11-21 22:00:04 [shm_broadcast.py:466] \
 No available shared memory broadcast block found in 60 seconds.
+(APIServer pid=1) WARNING 11-21 22:00:05 [system_utils.py:255] Found ulimit of 20000 and failed to automatically \
+increase. This can cause fd limit errors like `OSError: [Errno 24] Too many open files`. Consider increasing.
 (EngineCore pid=9) INFO 11-21 22:00:05 [kv_cache_utils.py:1319] GPU KV cache size: 251,584 tokens
 (APIServer pid=1) INFO:     Application startup complete.
 """.splitlines()

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import mmap
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--never-ready", action="store_true")
     parser.add_argument("--ignore-terms", type=int, default=0, help="how many SIGTERMs have no effect")
     parser.add_argument("--stubborn-child", action="store_true", help="have a child in another session")
+    parser.add_argument("--shared-memory", help="map this file, which is there")
     parser.add_argument("--flood-mib", type=int, default=0, help="write this much before being ready")
     return parser.parse_args()
 
@@ -35,6 +37,10 @@ async def main() -> None:
         sys.exit(given.fail)
     if given.stubborn_child:
         subprocess.Popen([sys.executable, "-uc", STUBBORN], start_new_session=True)
+    if given.shared_memory:
+        with open(given.shared_memory, "r+b") as file:
+            mapped = mmap.mmap(file.fileno(), 0)
+        print("mapped", len(mapped), flush=True)
     for number in range(given.flood_mib):
         print(f"{number:063}\n" * (1 << 14), flush=True)
     done = asyncio.Event()

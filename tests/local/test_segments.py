@@ -34,11 +34,14 @@ def mapping(log: Path, *paths: Path) -> Iterator[Program]:
         yield program
 
 
-@pytest.fixture
-def made() -> Iterator[dict[str, Path]]:
+NAMES = ("psm_%s", "sem.mp-%s", "nccl-%s", "torch_7_%s_0", "vllm_dist_%s-tp:0-[0-1]-cpushm_0", "vllm_offload_%s.mmap")
+
+
+@pytest.fixture(params=NAMES[:1])
+def made(request: pytest.FixtureRequest) -> Iterator[dict[str, Path]]:
     """Files in /dev/shm: names as an engine's libraries make them, and one as a user does."""
     unique = uuid.uuid4().hex[:8]
-    names = {"engine": f"psm_{unique}", "stranger": f"psm_{unique[::-1]}0", "model": f"model-{unique}.safetensors"}
+    names = {"engine": request.param % unique, "stranger": f"psm_{unique}0", "model": f"model-{unique}.safetensors"}
     paths = {what: SHM / name for what, name in names.items()}
     for path in paths.values():
         path.write_bytes(bytes(4096))
@@ -47,6 +50,7 @@ def made() -> Iterator[dict[str, Path]]:
         path.unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("made", NAMES, indirect=True)
 def test_what_a_killed_engine_mapped_is_removed_and_nothing_else(tmp_path: Path, made: dict[str, Path]) -> None:
     record = tmp_path / "segments.json"
     watched = Segments(record)

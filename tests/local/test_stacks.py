@@ -1,6 +1,5 @@
 """The stacks of an engine's processes, also of those that stand still."""
 
-import os
 import signal
 import sys
 from pathlib import Path
@@ -27,7 +26,7 @@ def test_all_of_them_write_where_they_are_and_are_gone(tmp_path: Path) -> None:
         wait_until(lambda: "runs" in engine.output(), "the core runs")
         (core,) = psutil.Process(engine.pid).children()
         core.send_signal(signal.SIGSTOP)
-        text = stacks.take(os.getpid(), engine.pid, log)
+        text = stacks.take(engine.pid, engine.pid, log)
         assert engine.wait() == -signal.SIGABRT
     first, second = text.split("dp-vllm: process ")[1:]
     assert first.startswith(str(core.pid)) and " in core_loop" in first and "waits_for_its_core" not in first

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from programs import Program, free_port, python, running, wait_until
 
 from dp_vllm import endpoints
 from dp_vllm.endpoints import Endpoint, State
-from dp_vllm.local import run
+from dp_vllm.local import run, segments
 from dp_vllm.local.run_directory import RunDirectory
 
 SERVE = Path(__file__).with_name("serve_stand_ins.py")
@@ -106,6 +107,7 @@ def test_a_run_begins_serves_and_ends_without_a_trace(tmp_path: Path) -> None:
         assert served.program.wait() == 0
         assert not served.directory.path.exists()
         assert not any(is_alive(process) for process in processes)
+        assert not served.directory.crashes.exists(), "nothing ended that was not asked to"
         assert f"http://127.0.0.1:{served.port}/v1/chat/completions" in served.program.output()
         assert re.search(r"^dp-vllm   \| stopped$", served.program.output(), re.MULTILINE)
 
@@ -188,6 +190,41 @@ def test_a_run_follows_at_once_on_one_that_was_killed(tmp_path: Path) -> None:
         served.program.wait()
         with running(words(tmp_path, served.port, ("",)), tmp_path / "again.log") as again:
             wait_until(lambda: "ready: 1 of 1" in again.output(), "the new run is ready")
+
+
+@pytest.fixture
+def segment() -> Iterator[Path]:
+    """A file in /dev/shm with a name as an engine's libraries make them."""
+    path = segments.SHM / f"psm_{uuid.uuid4().hex[:8]}"
+    path.write_bytes(bytes(4096))
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def test_what_a_killed_run_left_in_shared_memory_is_removed_by_the_next(tmp_path: Path, segment: Path) -> None:
+    with serving(tmp_path, f"--shared-memory {segment}") as served:
+        record = served.directory.replica_segments("0")
+        wait_until(lambda: record.exists() and segment.name in record.read_text(), "it is noted")
+        processes = served.descendants()
+        served.program.signal(signal.SIGKILL)
+        served.program.wait()
+        wait_for_end(processes, seconds=5)
+        assert segment.exists()
+        with running(words(tmp_path, served.port, ("",)), tmp_path / "again.log") as again:
+            wait_until(lambda: "ready: 1 of 1" in again.output(), "the new run is ready")
+            assert not segment.exists()
+
+
+def test_a_killed_engine_leaves_a_report_and_no_shared_memory(tmp_path: Path, segment: Path) -> None:
+    with serving(tmp_path, f"--shared-memory {segment}") as served:
+        wait_until(served.directory.replica_segments("0").exists, "its shared memory is noted")
+        os.kill(served.pid("0"), signal.SIGKILL)
+        wait_until(lambda: not segment.exists(), "its shared memory is removed")
+        (folder,) = served.directory.crashes.iterdir()
+        served.says("replica 0 ended (killed by SIGKILL); it is started again in ")
+        served.says(f"; see {folder}/report.txt")
+        assert (folder / "report.txt").read_text().startswith("replica 0 ended: killed by SIGKILL\n")
+        assert "mapped 4096" in (folder / "log").read_text()
 
 
 def test_a_starting_engine_that_swallows_the_first_sigterm_gets_a_second(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from dp_vllm.local.gpu_memory import GpuMemory
 from dp_vllm.local.process import Exit, Running
 from dp_vllm.local.segments import Segments
 
-SEGMENTS_SECONDS: Final = 5.0
-"""How often it is noted which shared memory the engine uses."""
+FIRST_LOOK_SECONDS: Final = 0.5
+LONGEST_PAUSE_SECONDS: Final = 30.0
+"""Ever less often it is noted which shared memory an engine uses: it makes most of it while it starts."""
 
 
 class Aftermath:
@@ -48,9 +49,11 @@ class Aftermath:
 
     async def watch(self, program: Running) -> None:
         """Run for as long as the program does."""
+        pause = FIRST_LOOK_SECONDS
         while self._segments is not None:
+            await asyncio.sleep(pause)
             await asyncio.to_thread(self._segments.look, program.guardian.pid)
-            await asyncio.sleep(SEGMENTS_SECONDS)
+            pause = min(pause * 1.5, LONGEST_PAUSE_SECONDS)
 
     async def take_stacks(self, program: Running, log: Path) -> None:
         """End its Python processes, after they have said in the log where they are."""

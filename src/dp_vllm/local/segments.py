@@ -27,6 +27,7 @@ _MADE: Final = re.compile(
     r"|nccl-[\w-]+"  # NCCL, between the GPUs of one machine
     r"|torch_\d+_\w+"  # PyTorch's shared tensors
     r"|vllm_(?:offload|ec)_[\w-]+\.mmap"  # vLLM's caches in main memory
+    r"|vllm_dist_\S+-cpushm_\d+"  # vLLM's, between the processes of a replica without GPUs
 )
 _MAPPED: Final = re.compile(rf"^\S+ \S+ \S+ \S+ (\d+) +{re.escape(str(SHM))}/", re.MULTILINE)
 """A line of /proc/PID/maps. Its inode counts, not its name: who makes a semaphore maps it before it gets its own."""

@@ -8,6 +8,7 @@ https://docs.python.org/3/library/faulthandler.html
 
 import contextlib
 import os
+import re
 import resource
 import signal
 import time
@@ -25,7 +26,8 @@ SECONDS: Final = 3.0
 _MARK: Final = "dp-vllm: process "
 """So begins what each process says."""
 
-_SETTING: Final = b"PYTHONFAULTHANDLER="
+_CAUGHT: Final = re.compile(r"^SigCgt:\s*([0-9a-f]+)$", re.MULTILINE)
+"""The signals that a process handles, a bit each, in /proc/PID/status."""
 
 
 def take(guardian: int, main: int, log: Path) -> str:
@@ -33,11 +35,11 @@ def take(guardian: int, main: int, log: Path) -> str:
 
     Those that wrote are gone afterwards; the others stand still and are to be killed.
     """
-    found = pids.descendants(guardian)
-    for pid in found:
+    processes = (*(pid for pid in pids.descendants(guardian) if pid != main), main)
+    for pid in processes:
         _signal(pid, signal.SIGSTOP)
     begin = logs.size(log)
-    for pid in (*(pid for pid in found if pid != main), main):
+    for pid in processes:
         if _writes_stacks(pid):
             with contextlib.suppress(OSError):
                 logs.append(log, f"{_MARK}{pid} ({_name(pid)})")
@@ -55,11 +57,13 @@ def said_before(lines: Sequence[str]) -> Sequence[str]:
 
 
 def _writes_stacks(pid: int) -> bool:
-    """Whether it is a Python that was told to write its stacks; any other would end without a word."""
+    """Whether it catches SIGABRT; any other would end without a word.
+
+    Its environment does not tell: a process that gives itself another name, as vLLM's do, writes the name over it.
+    """
     with contextlib.suppress(OSError):
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        program = Path(os.readlink(f"/proc/{pid}/exe")).name
-        return program.startswith("python") and any(variable.startswith(_SETTING) for variable in variables)
+        caught = _CAUGHT.search(Path(f"/proc/{pid}/status").read_text())
+        return caught is not None and bool(int(caught[1], 16) >> (signal.SIGABRT - 1) & 1)
     return False
 
 
