@@ -85,7 +85,8 @@ def restart(replicas: tuple[str, ...], rolling: bool, every: bool, name: str | N
         if rolling:
             _roll(found, steps.order_of_roll(now, _known(now, replicas)), timeout, console)
         else:
-            names = _known(now, replicas) or tuple(one.name for one in now.run.replicas)
+            staying = tuple(one.name for one in now.run.replicas if one.ordered is not Then.LEAVE)
+            names = _known(now, replicas) or staying
             with _left_as(f"the restart of {words.replicas(names)} goes on"):
                 _demand_none(_restart(found, now, names, timeout, console), "did not come back")
     return 0
