@@ -45,6 +45,7 @@ def _program(child: Child, now: float) -> standing.Program:
         ready_seconds=_since(observed.ready_at, now),
         starting_seconds=_since(child.started_at, now) if starting and child.has_begun else None,
         message=child.message if starting else "",
+        stage=child.stage if starting else None,
         failures=len(observed.ends),
         last_end=_end(observed.ends[-1], now) if observed.ends else None,
         stays_down=child.stays_down,

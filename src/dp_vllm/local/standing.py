@@ -6,6 +6,7 @@ Plain values, encoded as JSON. Every length of time is in seconds. Keys may be a
 import msgspec
 
 from dp_vllm.endpoints import State
+from dp_vllm.engine.log import Stage
 from dp_vllm.local.plan import Then
 
 
@@ -41,6 +42,8 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     """How long its start takes so far; null if it does not start."""
     message: str
     """How far the start is, or what it waits for."""
+    stage: Stage | None = None
+    """How far the start is, as its log or the hub's cache says; null while neither does, and once it is ready."""
     failures: int
     """Ends in a row; 0 again after it was ready for long, or was ordered to start."""
     last_end: End | None
