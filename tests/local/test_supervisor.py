@@ -193,38 +193,37 @@ def test_a_run_follows_at_once_on_one_that_was_killed(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def segment() -> Iterator[Path]:
-    """A file in /dev/shm with a name as an engine's libraries make them."""
-    path = segments.SHM / f"psm_{uuid.uuid4().hex[:8]}"
-    path.write_bytes(bytes(4096))
-    yield path
-    path.unlink(missing_ok=True)
+def shared_files() -> Iterator[list[Path]]:
+    """Two files in /dev/shm with names as an engine's libraries make them."""
+    paths = [segments.SHM / f"psm_{uuid.uuid4().hex[:8]}" for _ in range(2)]
+    for path in paths:
+        path.write_bytes(bytes(4096))
+    yield paths
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
-def test_what_a_killed_run_left_in_shared_memory_is_removed_by_the_next(tmp_path: Path, segment: Path) -> None:
-    with serving(tmp_path, f"--shared-memory {segment}") as served:
-        record = served.directory.replica_segments("0")
-        wait_until(lambda: record.exists() and segment.name in record.read_text(), "it is noted")
-        processes = served.descendants()
-        served.program.signal(signal.SIGKILL)
-        served.program.wait()
-        wait_for_end(processes, seconds=5)
-        assert segment.exists()
-        with running(words(tmp_path, served.port, ("",)), tmp_path / "again.log") as again:
-            wait_until(lambda: "ready: 1 of 1" in again.output(), "the new run is ready")
-            assert not segment.exists()
-
-
-def test_a_killed_engine_leaves_a_report_and_no_shared_memory(tmp_path: Path, segment: Path) -> None:
-    with serving(tmp_path, f"--shared-memory {segment}") as served:
-        wait_until(served.directory.replica_segments("0").exists, "its shared memory is noted")
+def test_a_killed_engine_leaves_a_report_and_no_shared_memory_and_a_killed_run_none_for_the_next(
+    tmp_path: Path, shared_files: list[Path]
+) -> None:
+    with serving(tmp_path, *(f"--shared-memory {path}" for path in shared_files)) as served:
+        records = [served.directory.replica_segments(name) for name in "01"]
+        wait_until(lambda: all(record.exists() for record in records), "their shared memory is noted")
         os.kill(served.pid("0"), signal.SIGKILL)
-        wait_until(lambda: not segment.exists(), "its shared memory is removed")
+        wait_until(lambda: not shared_files[0].exists(), "what the first has left is removed")
         (folder,) = served.directory.crashes.iterdir()
         served.says("replica 0 ended (killed by SIGKILL); it is started again in ")
         served.says(f"; see {folder}/report.txt")
         assert (folder / "report.txt").read_text().startswith("replica 0 ended: killed by SIGKILL\n")
         assert "mapped 4096" in (folder / "log").read_text()
+        processes = served.descendants()
+        served.program.signal(signal.SIGKILL)
+        served.program.wait()
+        wait_for_end(processes, seconds=5)
+        assert shared_files[1].exists()
+        with running(words(tmp_path, served.port, ("",)), tmp_path / "again.log") as again:
+            wait_until(lambda: "ready: 1 of 1" in again.output(), "the new run is ready")
+            assert not shared_files[1].exists()
 
 
 def test_a_starting_engine_that_swallows_the_first_sigterm_gets_a_second(tmp_path: Path) -> None:
