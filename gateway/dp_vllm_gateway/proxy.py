@@ -239,6 +239,6 @@ class Proxy:
 
     def _retry_after_seconds(self, queued_tokens: int) -> int:
         """How long the replicas will take to read what waits here and there."""
-        members = self._pool.candidates(Facts(), full=True)
+        members = [member for member in self._pool.members() if member.available]
         tokens = queued_tokens + sum(member.waiting_tokens for member in members)
         return 1 + int(tokens / max(1.0, sum(member.tokens_per_second for member in members)))

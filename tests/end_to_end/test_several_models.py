@@ -10,7 +10,11 @@ from end_to_end.served import Served, kill
 from openai.types.chat import ChatCompletionMessageParam
 from programs import Program, free_port, python, running, wait_until
 
+from dp_vllm.errors import UserError
+from dp_vllm.local import runs
+from dp_vllm.local.operate import look
 from dp_vllm.local.run_directory import RunDirectory
+from dp_vllm.local.standing import ScaleOrder
 
 TWO = """
 apiVersion: dpvllm.io/v1alpha1
@@ -88,4 +92,9 @@ def test_each_request_goes_to_its_model_and_the_death_of_one_is_not_the_other_s(
         assert client.chat.completions.create(model="org/chat", messages=HELLO, max_tokens=2).choices
 
         wait_until(lambda: available(served, "vectors-0"), served.program.output)
+        run = runs.the_one("two", {"XDG_RUNTIME_DIR": str(short_path)})
+        with pytest.raises(UserError, match="several models are served; say with --model which of them is meant: org/"):
+            look.order(run, "/scale", ScaleOrder(1, 0))
+        look.order(run, "/scale", ScaleOrder(1, 0, "org/chat"))
+        wait_until(lambda: list(served.state().get("replicas", ())) == ["chat-0", "vectors-0"], "one leaves")
         assert client.embeddings.create(model="vectors", input="one").data

@@ -13,6 +13,7 @@ from dp_vllm.local import command_line, show
 from dp_vllm.local.deployment import Deployment
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+WITH_MODELS = sorted(path for path in EXAMPLES.glob("*.yaml") if "kind: DPModel" in path.read_text())
 SIM = ("--engine", "sim", "--host", "127.0.0.1")
 
 
@@ -122,19 +123,20 @@ def test_a_dry_run_tells_which_replica_serves_what(tmp_path: Path, capsys: pytes
     assert [(one["name"], one["models"]) for one in told["replicas"]] == [("a-0", ["org/a"]), ("b-0", ["x"])]
 
 
-@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("example", WITH_MODELS, ids=lambda path: path.name)
 def test_every_example_of_a_model_for_a_cluster_can_be_rehearsed_here(tmp_path: Path, example: Path) -> None:
     kinds = [document["kind"] for document in yaml.safe_load_all(example.read_text())]
 
-    if "DPModel" not in kinds:
-        with pytest.raises(BadSettings, match="there is no DPModel in"):
-            deployed(tmp_path, "-f", example)
-        return
     deployment = deployed(tmp_path, "-f", example, "--api-key", "key")
 
     left_out = [warning for warning in deployment.warnings if "for a cluster alone" in warning]
     assert len(deployment.replicas) >= kinds.count("DPModel")
     assert all(any(kind in warning for warning in left_out) for kind in kinds if kind != "DPModel")
+
+
+def test_a_file_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadSettings, match=r"^--file: there is no DPModel in .*podmonitor.yaml; `dp-vllm export MODEL`"):
+        deployed(tmp_path, "-f", EXAMPLES / "podmonitor.yaml")
 
 
 def test_what_means_nothing_here_is_named(tmp_path: Path) -> None:

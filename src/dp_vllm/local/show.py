@@ -42,7 +42,9 @@ def print_help() -> None:
     """The one table of what is ours and what is the engine's."""
     console = Console()
     console.width = min(console.width, 120)
-    console.print(Text("usage: dp-vllm serve MODEL [FLAG ...]\n", style="bold"))
+    console.print(
+        Text("usage: dp-vllm serve MODEL [FLAG ...]\n       dp-vllm serve -f FILE.yaml [FLAG ...]\n", style="bold")
+    )
     console.print(Text("One model, -dp copies of it, each an engine on its own GPUs, behind one OpenAI endpoint."))
     console.print(Text(f"For example: {EXAMPLE} -tp 2 --max-model-len 32K --api-key secret\n"))
     table = Table.grid(padding=(0, 2, 0, 0))
