@@ -55,16 +55,21 @@ class _Family:
 _Families = dict[bytes, _Family]
 
 _CACHE: Final = re.compile(rb"vllm:cache_config_info\{[^}\n]*\}")
-_NUMBER: Final = rb'%b="([0-9]+)"'
 
 
 def cache_tokens(scrape: bytes) -> int:
-    """How many tokens the engine's KV cache holds; 0 if it does not say."""
+    """How many tokens the engine's KV cache holds; 0 if it does not say.
+
+    An older vLLM names blocks alone: a token may need several (groups of layers), or a part of one (context parallel).
+    """
     found = _CACHE.search(scrape)
     if found is None:
         return 0
-    numbers = [re.search(_NUMBER % label, found[0]) for label in (b"block_size", b"num_gpu_blocks")]
-    return int(numbers[0][1]) * int(numbers[1][1]) if numbers[0] and numbers[1] else 0
+    labels = (b"kv_cache_size_tokens", b"block_size", b"num_gpu_blocks")
+    tokens, block_size, blocks = (re.search(rb'[{,]%b="([0-9]+)"' % label, found[0]) for label in labels)
+    if tokens is not None:
+        return int(tokens[1])
+    return int(block_size[1]) * int(blocks[1]) if block_size and blocks else 0
 
 
 def merge(scrapes: Mapping[str, bytes]) -> bytes:

@@ -251,10 +251,19 @@ async def test_what_is_cached_is_not_waited_for_and_is_forgotten_with_the_engine
     assert member.remembered.depth([1, 2, 3]) == 0, "the engine was started again"
 
 
-async def test_as_much_is_remembered_as_the_engine_says_that_its_cache_holds(pool: Pool) -> None:
+@pytest.mark.parametrize(
+    "said",
+    [
+        b'block_size="16",engine="0",num_gpu_blocks="6400"',
+        b'_block_size_resolved="True",block_size="16",effective_attention_block_size="32",num_gpu_blocks="6400"',
+        b'block_size="16",kv_cache_size_tokens="102400",num_gpu_blocks="25600",num_gpu_blocks_override="None"',
+        b'block_size="16",kv_cache_size_tokens="None",num_gpu_blocks="6400"',
+    ],
+)
+async def test_as_much_is_remembered_as_the_engine_says_that_its_cache_holds(pool: Pool, said: bytes) -> None:
     (member,) = serving(pool, 1)
     before = member.remembered.capacity
-    scrape = b'vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="6400"} 1.0\n'
+    scrape = b"vllm:cache_config_info{%b} 1.0\n" % said
     pool.observe("0", "", Seen(healthy=True, certain=True, scrape=scrape))
     assert member.remembered.capacity == 6400 * 16 // 256 < before
     for _ in range(50):
