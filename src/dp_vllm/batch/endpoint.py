@@ -17,6 +17,8 @@ from dp_vllm.local.runs import running
 _CONNECT_SECONDS: Final = 10.0
 _TOLD_MOST: Final = 200
 _GUESSED_SECONDS: Final = 5.0
+OF_BATCHES: Final = "batch-"
+"""How the names of runs begin that are for one batch alone."""
 _UNIX: Final = "unix:"
 EACH: Final = 256
 """Requests at once for each replica: as many as an engine works on together by default (--max-num-seqs)."""
@@ -46,8 +48,8 @@ def named(url: str, key: str) -> Endpoint:
 
 
 def found(environ: Mapping[str, str], key: str) -> Endpoint:
-    """The only run of this user, else what listens on the default port."""
-    runs = running(environ)
+    """The only run of this user that is not for another batch, else what listens on the default port."""
+    runs = {name: record for name, record in running(environ).items() if not name.startswith(OF_BATCHES)}
     if len(runs) > 1:
         raise UserError(
             "several runs are there; say which with --base-url "

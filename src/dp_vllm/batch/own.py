@@ -12,7 +12,7 @@ from typing import Final
 import xxhash
 
 from dp_vllm import names
-from dp_vllm.batch.endpoint import Endpoint
+from dp_vllm.batch.endpoint import OF_BATCHES, Endpoint
 from dp_vllm.errors import BadSettings, UserError
 from dp_vllm.local import command_line
 from dp_vllm.local.process import Program, Running, running
@@ -57,7 +57,7 @@ async def served(words: Sequence[str], replicas: int, target: Path) -> AsyncIter
 
 def _name(target: Path) -> str:
     """The same for the same file of answers, so that the next run for it cleans up after one that was killed."""
-    return f"batch-{xxhash.xxh3_64_hexdigest(os.fsencode(target.absolute()))[:8]}"
+    return f"{OF_BATCHES}{xxhash.xxh3_64_hexdigest(os.fsencode(target.absolute()))[:8]}"
 
 
 async def _demand_life(program: Running, log: Path) -> None:

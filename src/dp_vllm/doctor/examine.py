@@ -14,7 +14,7 @@ from dp_vllm.doctor.nvml import Card, Cards
 from dp_vllm.engine import hub as engine_hub
 from dp_vllm.engine.command import Engine
 from dp_vllm.errors import DpVllmError
-from dp_vllm.local import engines
+from dp_vllm.local import engines, holders
 from dp_vllm.local.arrange import arrange, engine_config
 from dp_vllm.local.deployment import Deployment
 from dp_vllm.local.flags.engines import values
@@ -134,8 +134,9 @@ def _used(case: _Case) -> dict[int, Card]:
 
 def _memory(case: _Case) -> Iterator[Finding]:
     used = _used(case)
-    holders = {index: [look.holder(one) for one in card.holders] for index, card in used.items()}
-    yield from of_memory.held(used, holders, case.wanted.utilization)
+    sees_machine = holders.sees_machine()
+    who = {index: [look.holder(one, sees_machine=sees_machine) for one in card.holders] for index, card in used.items()}
+    yield from of_memory.held(used, who, case.wanted.utilization)
     yield from of_gpus.number_format(list(used.values()), case.wanted.dtype)
 
 

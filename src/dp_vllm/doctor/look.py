@@ -7,13 +7,11 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import psutil
-
 from dp_vllm.doctor.finding import Finding, ok, problem
 from dp_vllm.doctor.nvml import Holder
 from dp_vllm.doctor.of_host import UNLIMITED, Host
 from dp_vllm.errors import DpVllmError
-from dp_vllm.local import pids
+from dp_vllm.local import holders
 from dp_vllm.local.deployment import Listen
 from dp_vllm.local.flags.settings import Settings
 from dp_vllm.local.listen import at, listening
@@ -80,24 +78,6 @@ def run(directory: RunDirectory, environ: Mapping[str, str]) -> Iterator[Finding
             yield ok("other run", f"{name}: {record.model} at {record.url}, process {record.supervisor.pid}")
 
 
-def holder(found: Holder) -> str:
-    """Who holds memory of a GPU, as far as it can be seen from here."""
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(found.pid)
-        if _may_hold_gpu(found.pid):
-            return f"process {found.pid} of {process.username()} ({pids.command_line(found.pid) or process.name()})"
-    return f"process {found.pid}, which cannot be seen from here"
-
-
-def _may_hold_gpu(pid: int) -> bool:
-    """Whether this is the process that the driver means, and not another one with the same number in a container."""
-    try:
-        for fd in os.scandir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):
-                if os.readlink(fd.path).startswith("/dev/nvidia"):
-                    return True
-    except PermissionError:
-        return True  # another user's
-    except OSError:
-        return False
-    return False
+def holder(found: Holder, *, sees_machine: bool) -> str:
+    """Who holds memory of a GPU."""
+    return holders.named(found.pid, sees_machine=sees_machine) or f"process {found.pid}, which cannot be seen from here"

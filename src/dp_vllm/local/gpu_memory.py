@@ -5,31 +5,21 @@ NVML can hang with a sick driver and takes the asking process with it, so a chil
 """
 
 import contextlib
-import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import psutil
 
-from dp_vllm.local.redact import Redactor
+from dp_vllm.local import holders
 
 LOOK_SECONDS: Final = 5.0
 """How long the child may take."""
 
 SHARE: Final = 0.95
 """Of what was free before the first start, this much has to be free again."""
-
-_FIRST_PID_NAMESPACE: Final = 0xEFFFFFFC
-"""The inode of the machine's own: PROC_PID_INIT_INO in Linux's include/linux/proc_ns.h."""
-
-_LONGEST: Final = 120
-"""Characters of a holder's command that are shown."""
 
 _PROBE: Final = (sys.executable, "-I", "-m", "dp_vllm.local.gpu_memory")
 
@@ -49,7 +39,7 @@ class GpuMemory:
 
     def __init__(self, gpus: Sequence[str], probe: Sequence[str] = _PROBE, *, sees_machine: bool | None = None) -> None:
         """`sees_machine`: whether pids mean here what they mean to the driver; found out if it is not said."""
-        self._sees_machine = _sees_machine() if sees_machine is None else sees_machine
+        self._sees_machine = holders.sees_machine() if sees_machine is None else sees_machine
         self._command = [*probe, *gpus]
         self._first: Memory | None = None
         self._last = Memory()
@@ -72,37 +62,9 @@ class GpuMemory:
         if not self._last.free:
             return ""
         free = ", ".join(f"{free / 2**30:.1f}" for free in self._last.free)
-        seen = (pid for pid in self._last.holders if self._sees_machine or _has_gpu_open(pid))
-        holders = list(filter(None, map(_named, seen)))
-        return f"{free} GiB are free" + (f", held by {', '.join(holders)}" if holders else "")
-
-
-def _named(pid: int) -> str:
-    """Whose process it is and what it does; empty if it cannot be seen."""
-    try:
-        process = psutil.Process(pid)
-        command = shlex.join(Redactor((), {}).words(process.cmdline())) or process.name()
-        return f"process {pid} ({process.username()}: {command[:_LONGEST]})"
-    except psutil.Error:
-        return ""
-
-
-def _sees_machine() -> bool:
-    """Whether no container hides the machine's processes."""
-    try:
-        return Path("/proc/self/ns/pid").stat().st_ino == _FIRST_PID_NAMESPACE
-    except OSError:
-        return False
-
-
-def _has_gpu_open(pid: int) -> bool:
-    """Whether this is the process that the driver means, and not another one with the same number in a container."""
-    with contextlib.suppress(OSError):
-        for fd in os.scandir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):
-                if os.readlink(fd.path).startswith("/dev/nvidia"):
-                    return True
-    return False
+        found = (holders.named(pid, sees_machine=self._sees_machine) for pid in self._last.holders)
+        names = list(filter(None, found))
+        return f"{free} GiB are free" + (f", held by {', '.join(names)}" if names else "")
 
 
 def _look(command: Sequence[str]) -> Memory:
