@@ -30,17 +30,22 @@ def commands() -> None:
 @commands.command(cls=_Verbatim, short_help="Serve MODEL with one engine a replica on this machine.")
 def serve(words: tuple[str, ...]) -> int:
     from dp_vllm.local import command_line, show
+    from dp_vllm.local.slurm.spread import Spread
 
     request = command_line.understand(words, os.environ)
     if request is None:
         show.print_help()
         return 0
+    if isinstance(request.what, Spread) and not request.dry_run:
+        from dp_vllm.local.slurm.nodes import serve as run_on_nodes
+
+        return run_on_nodes(request.what)
     for warning in request.deployment.warnings:
         click.echo(f"dp-vllm: warning: {warning}", err=True)
     if request.dry_run:
         (show.print_json if request.json else show.print_deployment)(request.deployment)
         return 0
-    from dp_vllm.local.supervisor import serve as run
+    from dp_vllm.local.serve import serve as run
 
     return run(request.deployment)
 

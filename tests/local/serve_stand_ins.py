@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dp_vllm.engine.command import Command
 from dp_vllm.errors import DpVllmError
-from dp_vllm.local import supervisor
+from dp_vllm.local import serve
 from dp_vllm.local.deployment import Deployment, Listen, Replica
 from dp_vllm.local.resize import free_numbers
 from dp_vllm.local.run_directory import RunDirectory
@@ -52,6 +52,6 @@ def program(name: str, *flags: str) -> Command:
 if __name__ == "__main__":
     given_base, given_port, seconds, *flags = sys.argv[1:]
     try:
-        sys.exit(supervisor.serve(deployment(Path(given_base), int(given_port), float(seconds), *flags)))
+        sys.exit(serve.serve(deployment(Path(given_base), int(given_port), float(seconds), *flags)))
     except DpVllmError as problem:
         sys.exit(f"dp-vllm: {problem}")

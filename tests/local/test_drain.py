@@ -13,6 +13,7 @@ from programs import free_port, wait_until
 from dp_vllm import endpoints
 from dp_vllm.endpoints import State
 from dp_vllm.local import run
+from dp_vllm.local.crew import Crew
 from dp_vllm.local.listen import listening
 from dp_vllm.local.narrator import Narrator
 from dp_vllm.local.plan import Then
@@ -62,7 +63,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     what = deployment(tmp_path, free_port(), 600, "", "", "")
     with run.claimed(what.directory, {}), listening(what.listen) as sockets:
         said: list[str] = []
-        supervisor = Supervisor(what, sockets, Narrator(said.append, lambda name, path: None))
+        supervisor = Supervisor(what, sockets, Narrator(said.append, lambda name, path: None), Crew())
         running = asyncio.create_task(supervisor.run())
         try:
             await until(lambda: any("2 of 2" in line for line in said), "both replicas are ready")

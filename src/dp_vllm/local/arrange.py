@@ -35,8 +35,10 @@ def arrange(
     directory: RunDirectory,
     environ: Mapping[str, str],
     job: Allocation | None = None,
+    *,
+    first: int = 0,
 ) -> Deployment:
-    """The whole deployment. `visible` is None if the engines use no GPUs."""
+    """The whole deployment. `visible` is None if the engines use no GPUs; `first` is the first replica's number."""
     settings = asked.settings
     place = _Place(engine, directory, environ)
     groups = settings.gpu_groups
@@ -56,7 +58,7 @@ def arrange(
     ports = _ports(settings, set())
     replicas: list[Replica] = []
     for model, shares in zip(models, divided(models, engine, visible, groups), strict=True):
-        replicas += _replicas(model, range(model.copies), shares, ports, place)
+        replicas += _replicas(model, range(first, first + model.copies), shares, ports, place)
     return Deployment(
         model=", ".join(model.model for model in models),
         engine=engine.name,

@@ -14,20 +14,27 @@ from dp_vllm.local.deployment import Deployment
 from dp_vllm.local.flags import config_file, split
 from dp_vllm.local.flags.settings import Settings
 from dp_vllm.local.flags.split import Asked
-from dp_vllm.local.gpus import visible_to
+from dp_vllm.local.gpus import Visible, visible_to
 from dp_vllm.local.models import Model
-from dp_vllm.local.place import directory_of
+from dp_vllm.local.place import directory_of, listen_of
 from dp_vllm.local.run_directory import SOCKET_PATH_BYTES, RunDirectory
-from dp_vllm.local.slurm.allocation import allocation, doubts
+from dp_vllm.local.slurm.allocation import Allocation, allocation, doubts
+from dp_vllm.local.slurm.spread import Room, Spread
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What `dp-vllm serve` is to do."""
 
-    deployment: Deployment
+    what: Deployment | Spread
+    """Over several nodes what each of them does is only known when they have met."""
     dry_run: bool
     json: bool
+
+    @property
+    def deployment(self) -> Deployment:
+        """What is done on this machine; if it is one of several, as if all were like it."""
+        return self.what.alike() if isinstance(self.what, Spread) else self.what
 
 
 def understand(words: Sequence[str], environ: Mapping[str, str]) -> Request | None:
@@ -47,12 +54,36 @@ def understand(words: Sequence[str], environ: Mapping[str, str]) -> Request | No
     if settings.seed_per_replica:
         wanted = tuple(models.seeded(model, asked.config) for model in wanted)
     visible = visible_to(engine, settings.device_ids, environ)
-    deployment = arrange(asked, wanted, engine, visible, directory, environ, job)
-    cpus, compiled_here = len(os.sched_getaffinity(0)), compiled.beside_cache(environ)
-    replicas = compiled.staged(deployment.replicas, engine, compiled_here, cpus, wanted=settings.staged_start)
-    warnings = (*notes, *left_out, *doubts(environ, job), *deployment.warnings)
-    deployment = replace(deployment, replicas=replicas, warnings=warnings)
-    return Request(deployment, settings.dry_run, settings.json)
+
+    def arranged(first: int, models: Sequence[Model]) -> Deployment:
+        deployment = arrange(asked, models, engine, visible, directory, environ, job, first=first)
+        cpus, compiled_here = len(os.sched_getaffinity(0)), compiled.beside_cache(environ)
+        replicas = compiled.staged(deployment.replicas, engine, compiled_here, cpus, wanted=settings.staged_start)
+        warnings = (*notes, *left_out, *doubts(environ, job), *deployment.warnings)
+        return replace(deployment, replicas=replicas, warnings=warnings)
+
+    if job is None or not job.several:
+        return Request(arranged(0, wanted), settings.dry_run, settings.json)
+    spread = Spread(
+        job=job,
+        room=_room(settings, job, visible),
+        copies=settings.data_parallel_size,
+        listen=listen_of(settings, job),
+        logs=directory.logs,
+        seconds=settings.node_timeout_seconds,
+        arranged=lambda first, copies: arranged(first, [replace(wanted[0], copies=copies)]),
+    )
+    return Request(spread, settings.dry_run, settings.json)
+
+
+def _room(settings: Settings, job: Allocation, visible: Visible | None) -> Room:
+    """What this node of several has to offer. Raises BadSettings for what is of use on one alone."""
+    if settings.file:
+        raise BadSettings("--file: several models are served on one node alone; give srun --nodes=1")
+    if settings.replica_ports is not None:
+        raise BadSettings("--replica-ports: in a run over several nodes engines listen on unix sockets; leave it out")
+    gpus = len(visible.ids) if visible else None
+    return Room(job.node, gpus, None if gpus is None else gpus // models.sizes(settings).gpus)
 
 
 def _models(

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from collections.abc import Sequence
 
 from dp_vllm.engine import hub
@@ -37,6 +38,32 @@ def gateway(deployment: Deployment, sockets: Sequence[socket.socket]) -> Keep:
         is_ready=is_ready,
         stage=lambda lines: None,
         address=f"unix:{directory.admin_socket}",
+    )
+
+
+def doors(deployment: Deployment, sockets: Sequence[socket.socket]) -> Keep:
+    """What stands before the engines for a gateway on another machine: each of these sockets leads to one."""
+    directory = deployment.directory
+    fds = tuple(each.fileno() for each in sockets)
+    pairs = zip(fds, (replica.address for replica in deployment.replicas), strict=True)
+
+    async def is_ready() -> bool:
+        return True
+
+    return Keep(
+        program=Program(
+            name="doors",
+            argv=(
+                *(sys.executable, "-I", "-m", "dp_vllm.local.slurm.door", "--secret-file", str(directory.secret)),
+                *(word for fd, address in pairs for word in ("--door", f"{fd}={address}")),
+            ),
+            environment=os.environ,
+            log=directory.doors_log,
+            fds=fds,
+        ),
+        limits=plan.GATEWAY,
+        is_ready=is_ready,
+        stage=lambda lines: None,
     )
 
 

@@ -3,7 +3,7 @@
 It must not decide anything: it writes what it is shown, and only when that differs from what stands there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from dp_vllm import endpoints
@@ -23,9 +23,12 @@ class Publisher:
         self._record = record
         self._draining_since: dict[str, int] = {}
 
-    def publish(self, gateway: Child, replicas: Sequence[Child]) -> None:
-        """Write what changed."""
-        now = tuple(self._endpoint(replica) for replica in replicas)
+    def publish(
+        self, gateway: Child, replicas: Sequence[Child], elsewhere: tuple[Endpoint, ...] = ()
+    ) -> tuple[Endpoint, ...]:
+        """Write what changed; the endpoints that are here."""
+        here = tuple(self._endpoint(replica) for replica in replicas)
+        now = here + elsewhere
         if now != self._published.endpoints:
             self._published = EndpointSet(self._published.generation + 1, now)
             endpoints.write(self._directory.endpoints, self._published)
@@ -36,15 +39,17 @@ class Publisher:
         }
         children = {child.name: child.pids for child in (gateway, *replicas)}
         self._write_record({name: pids for name, pids in children.items() if pids is not None})
+        return here
 
     @property
     def generation(self) -> int:
         """Of what stands in the endpoints file."""
         return self._published.generation
 
-    def draining_since(self, replica: str) -> int | None:
-        """The generation since which the file says that this replica gets no more requests; None if it does not."""
-        return self._draining_since.get(replica)
+    @property
+    def draining(self) -> Mapping[str, int]:
+        """The replicas that the file says get no more requests, and the generation since which it does."""
+        return self._draining_since
 
     def _endpoint(self, replica: Child) -> Endpoint:
         return Endpoint(

@@ -56,6 +56,11 @@ class RunDirectory:
         return self.path / "keys"
 
     @property
+    def secret(self) -> Path:
+        """What the nodes of one run know each other by."""
+        return self.path / "secret"
+
+    @property
     def engine_config(self) -> Path:
         """What is left of `--config` for the engines, without the endpoint's own flags."""
         return self.path / "engine.yaml"
@@ -93,6 +98,11 @@ class RunDirectory:
                 f"{SOCKET_PATH_BYTES}); give a shorter --name, or set XDG_RUNTIME_DIR to a shorter path of your own"
             )
         return path
+
+    @property
+    def doors_log(self) -> Path:
+        """Other nodes of the run log to the same place, and have doors too."""
+        return self.logs / f"doors-{self.name}.log"
 
     def replica_log(self, replica: str) -> Path:
         return self.logs / f"replica-{replica}.log"

@@ -10,7 +10,6 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -19,18 +18,16 @@ from dp_vllm.local import (
     admin,
     compiled,
     keeps,
-    listen,
     logs,
     orphans,
     pids,
     plan,
     probe,
-    run,
-    terminal,
     words,
 )
 from dp_vllm.local.ahead import Ahead
 from dp_vllm.local.child import Child
+from dp_vllm.local.crew import Crew, Outlook, Sight, sight_of
 from dp_vllm.local.deployment import Deployment
 from dp_vllm.local.hang_doctor import HangDoctor
 from dp_vllm.local.narrator import Narrator
@@ -40,7 +37,6 @@ from dp_vllm.local.plan import Action, Stop
 from dp_vllm.local.publish import Publisher
 from dp_vllm.local.replicas import Replicas
 from dp_vllm.local.run import Record
-from dp_vllm.local.slurm.announce import announced
 from dp_vllm.local.standing import Run
 
 TICK_SECONDS: Final = 0.25
@@ -50,36 +46,21 @@ ROTATE_SECONDS: Final = 5.0
 """How often the logs' sizes are looked at."""
 
 
-def serve(deployment: Deployment) -> int:
-    """Run the deployment until a signal ends it, or until nothing is left that could serve.
-
-    Returns the exit status: 0 if it was ended by SIGTERM, SIGINT or SIGHUP, 1 if there was nothing to serve. Raises
-    UserError, before anything is started, if the run's name or its address is taken.
-    """
-    with (
-        run.claimed(deployment.directory, deployment.files),
-        listen.listening(deployment.listen) as sockets,
-        terminal.Terminal(colours=terminal.wants_colours(os.environ)) as screen,
-    ):
-        listens = listen.at(deployment.listen, sockets)
-        if listens != deployment.listen:
-            screen.say(words.port_is_taken(deployment.listen, listens))
-        deployment = replace(deployment, listen=listens)
-        screen.show(words.greeting(deployment))
-        with announced(listens, deployment.directory):
-            narrator = Narrator(screen.say, screen.follow, screen.stand if screen.can_stand else None)
-            return asyncio.run(Supervisor(deployment, sockets, narrator).run())
-
-
 class Supervisor:
     """The gateway and the engines of one deployment."""
 
-    def __init__(self, deployment: Deployment, sockets: Sequence[socket.socket], narrator: Narrator) -> None:
+    def __init__(
+        self, deployment: Deployment, sockets: Sequence[socket.socket], narrator: Narrator, crew: Crew
+    ) -> None:
         self._deployment = deployment
         self._sockets = sockets
         self._narrator = narrator
         self._wake = asyncio.Event()
-        self._gateway = Child("gateway", keeps.gateway(deployment, sockets), self._wake.set)
+        self._crew = crew
+        crew.changed, crew.say = self._wake.set, narrator.say
+        before = keeps.doors if crew.gateway_is_elsewhere else keeps.gateway
+        name = "doors" if crew.gateway_is_elsewhere else "gateway"
+        self._gateway = Child(name, before(deployment, sockets), self._wake.set)
         self._replicas = Replicas(partial(keeps.engine, deployment), self._begin_log, self._wake.set)
         logs_path = str(deployment.directory.logs)
         record = Record(pids.identify(os.getpid()), deployment.model, deployment.listen.url, {}, logs_path)
@@ -88,6 +69,7 @@ class Supervisor:
         self._hang_doctor = HangDoctor(lambda: self._replicas.children, hang_seconds, narrator.say)
         self._stop: Stop | None = None
         """The order to end everything."""
+        self._was_signalled = False
         self._status = 0
         self.orders = Orders(deployment, self._replicas, narrator, self.standing)
         """Given from outside while it runs."""
@@ -111,9 +93,11 @@ class Supervisor:
             ]
             while not self._is_over():
                 self._wake.clear()
+                self._follow_order()
                 await self._look()
                 self._act(tasks)
-                self._publisher.publish(self._gateway, self._replicas.children)
+                here = self._publisher.publish(self._gateway, self._replicas.children, self._crew.elsewhere)
+                self._crew.report(here, self._outlook())
                 self._narrator.tell_progress(self._replicas.children)
                 self._narrator.tell_ends(self._gateway, self._replicas.children, stopping=self._stop is not None)
                 self._notifier.tell(self.standing)
@@ -143,7 +127,7 @@ class Supervisor:
 
     def _begin_log(self, child: Child) -> None:
         logs.rotate(child.log)
-        self._narrator.follow("gateway" if child is self._gateway else f"replica {child.name}", child.log)
+        self._narrator.follow(child.name if child is self._gateway else f"replica {child.name}", child.log)
 
     def _is_over(self) -> bool:
         return self._stop is not None and not any(child.observed.running for child in self._children)
@@ -160,21 +144,27 @@ class Supervisor:
         replicas = self._replicas.children
         ending = [replica for replica in replicas if replica.is_draining]
         new = self._narrator.untold(replicas)
-        if not ending and not new:
+        if not ending and not new and not self._crew.elsewhere:
             return
-        running = self._gateway.observed.running
-        state = await probe.gateway_state(self._deployment.directory.admin_socket) if running else None
+        sight = await self._sight()
+        if sight is None:
+            return
+        self._crew.show(sight)
         for replica in ending:
-            since = self._publisher.draining_since(replica.name)
-            if not running or (state and since is not None and state.is_done_with(replica.name, since)):
+            if replica.name in sight.done:
                 replica.note_drained()
-        if state is None:
-            return
         for replica in new:
-            if state.uses(replica.name):
+            if replica.name in sight.uses:
                 self._narrator.tell_ready(replica, replicas)
         if self._stop is not None:
-            self._narrator.tell_in_flight(state.in_flight, self._stop.drain_until - time.monotonic())
+            self._narrator.tell_in_flight(sight.in_flight, self._stop.drain_until - time.monotonic())
+
+    async def _sight(self) -> Sight | None:
+        if self._crew.gateway_is_elsewhere:
+            return self._crew.sight
+        running = self._gateway.observed.running
+        state = await probe.gateway_state(self._deployment.directory.admin_socket) if running else None
+        return sight_of(state, self._publisher.draining, running=running)
 
     def _act(self, tasks: asyncio.TaskGroup) -> None:
         now = time.monotonic()
@@ -201,18 +191,32 @@ class Supervisor:
         """Why there is no use in going on; empty if there is."""
         if self._gateway.stays_down:
             return words.NO_GATEWAY
-        replicas = self._replicas.children
-        if not all(replica.stays_down for replica in replicas):
+        here, elsewhere = self._outlook(), self._crew.outlook
+        if self._crew.gateway_is_elsewhere or not here.given_up or not elsewhere.given_up:
             return ""
-        return words.NOTHING_IS_LEFT if any(replica.was_ready for replica in replicas) else words.NOTHING_CAME_UP
+        return words.NOTHING_IS_LEFT if here.was_ready or elsewhere.was_ready else words.NOTHING_CAME_UP
+
+    def _outlook(self) -> Outlook:
+        replicas = self._replicas.children
+        return Outlook(any(each.was_ready for each in replicas), all(each.stays_down for each in replicas))
+
+    def _follow_order(self) -> None:
+        """End if somebody else of the crew has said so. Doors end last, as answers pass through them."""
+        if self._stop is None and self._crew.order is not None:
+            self._narrator.say(words.STOPPING_WITH_OTHERS)
+            self._end_everything(self._crew.order)
+        elif self._stop is not None and not any(each.observed.running for each in self._replicas.children):
+            self._gateway.note_drained()
 
     def _end_everything(self, drain_seconds: float) -> None:
         now = time.monotonic()
         self._stop = Stop(now + drain_seconds, now + drain_seconds + KILL_SECONDS)
         for replica in self._replicas.children:
             replica.order_stop(self._stop)
+        self._crew.end(drain_seconds)
         # It refuses new requests and lets the others end, for as long as its own --shutdown-timeout says.
-        self._gateway.order_stop(Stop(now, self._stop.kill_at))
+        until = self._stop.kill_at if self._crew.gateway_is_elsewhere else now
+        self._gateway.order_stop(Stop(until, self._stop.kill_at))
         for each in self._sockets:
             each.close()  # the gateway has its own; without it nobody is to wait in ours
 
@@ -223,10 +227,11 @@ class Supervisor:
                 loop.add_signal_handler(number, self._on_signal)
 
     def _on_signal(self) -> None:
+        again, self._was_signalled = self._was_signalled, True
         if self._stop is None:
             self._narrator.say(words.STOPPING)
             self._end_everything(self._deployment.shutdown_timeout_seconds)
-        else:
+        elif again:  # Slurm sends it to all nodes, and the first node's order may come before it
             self._narrator.say(words.KILLING)
             now = time.monotonic()
             self._stop = Stop(now, now)

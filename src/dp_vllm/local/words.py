@@ -47,6 +47,12 @@ def _models(deployment: Deployment) -> list[str]:
     return [f"  {', '.join(models)}: {', '.join(each.name for each in group)}" for models, group in grouped if models]
 
 
+def greeting_elsewhere(deployment: Deployment) -> str:
+    """The same where replicas serve an endpoint on another machine."""
+    replicas = (f"{each.name} (GPU {', '.join(each.gpus)})" if each.gpus else each.name for each in deployment.replicas)
+    return f"{deployment.directory.name}: replicas {', '.join(replicas)} for {deployment.listen.url}/v1\n"
+
+
 def port_is_taken(wanted: Listen, found: Listen) -> str:
     return f"port {wanted.port} is taken here, so the endpoint is on port {found.port}; --port chooses another"
 
@@ -146,6 +152,7 @@ def in_flight(count: int, seconds_left: float) -> str:
 
 
 STOPPING: Final = "stopping (Ctrl-C again ends everything at once)"
+STOPPING_WITH_OTHERS: Final = "stopping, because the first node does or is gone"
 NOTHING_CAME_UP: Final = "no replica came up, so there is nothing to serve"
 NOTHING_IS_LEFT: Final = "all replicas stay down, so there is nothing left to serve"
 NO_GATEWAY: Final = "the gateway does not come up, so nothing can be served"

@@ -49,6 +49,7 @@ class Settings:
     hang_timeout_seconds: float = HANG_SECONDS
     staged_start: bool | None = None
     """Whether one replica compiles the model before the others start; None to have it decided."""
+    node_timeout_seconds: float = 120.0
     name: str | None = None
     log_dir: Path | None = None
     dry_run: bool = False
@@ -274,6 +275,13 @@ RUN: Final = (
         takes=_YES_NO,
     ),
     Setting("--name", "NAME", "the port", "what the run is called"),
+    Setting(
+        "--node-timeout",
+        "SECONDS",
+        "120",
+        "in a Slurm job step over several nodes: how long they wait for each other",
+        values.seconds,
+    ),
     Setting("--log-dir", "PATH", "~/.local/state/dp-vllm/NAME", "where engines and gateway log", values.path),
     Setting(
         "--log-format",

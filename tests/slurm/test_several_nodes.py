@@ -1,0 +1,97 @@
+"""One `dp-vllm serve` over two nodes of a real Slurm: one endpoint over the replicas of both."""
+
+import json
+import subprocess
+import threading
+from collections import Counter
+
+import psutil
+import pytest
+import wire
+from programs import wait_until
+from slurm.bed import Bed
+from slurm.jobs import SERVE, Job, job
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
+
+TWO = ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=4", "--label")
+PORT_OF_A_CHAT = "/v1/chat/completions"
+
+
+def chat(served: Job, text: str, tokens: int = 8) -> wire.Answer:
+    body = {"model": "demo/model", "messages": [{"role": "user", "content": text}], "max_tokens": tokens}
+    return wire.ask(served.url, "POST", PORT_OF_A_CHAT, json.dumps(body).encode(), {"content-type": "application/json"})
+
+
+def test_one_endpoint_serves_with_both_nodes_until_the_job_ends(bed: Bed) -> None:
+    with job(bed, *TWO, flags=["-dp", "8"]) as served:
+        served.wait_for(8)
+        asked = [chat(served, f"question {number} {'about something else ' * number}") for number in range(32)]
+        assert {answer.status for answer in asked} == {200}
+        used = Counter(answer.headers["x-dp-vllm-replica"] for answer in asked)
+        assert set(used) == set("01234567"), used
+        there = [path.read_text().count(PORT_OF_A_CHAT) for path in sorted(served.logs.glob("replica-[4-7].log"))]
+        assert all(there), "the other node's engines answered too"
+        assert not (served.logs / "nodes.json").exists(), "the secret lies about no longer than needed"
+        _a_stranger_is_refused(bed, served)
+        ours = [each for each in bed.processes() if "dp_vllm" in " ".join(each.cmdline())]
+        bed.command("scancel", served.id)
+        served.process.wait(60)
+        wait_until(lambda: served.id not in bed.jobs(), "the job is over", seconds=40)
+        assert not [each for each in ours if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+        assert not list(bed.run_directories.glob(f"dp-vllm/job-{served.id}*"))
+
+
+def _a_stranger_is_refused(bed: Bed, served: Job) -> None:
+    (file,) = bed.run_directories.glob(f"dp-vllm/job-{served.id}.0-n1/endpoints.json")
+    doors = [each["address"] for each in json.loads(file.read_text())["endpoints"] if each["address"][0] != "u"]
+    assert len(doors) == 4
+    secret = file.with_name("secret").read_text().strip()
+    assert file.with_name("secret").stat().st_mode & 0o777 == 0o600
+    commands = [" ".join(each.cmdline()) for each in bed.processes()]
+    assert not [command for command in commands if secret in command], "everybody sees a command line"
+    for headers, status in (({}, 401), ({"authorization": "Bearer wrong"}, 401), ({"x-api-key": secret}, 401)):
+        assert wire.ask(f"http://{doors[0]}", "GET", "/health", headers=headers).status == status
+    assert wire.ask(f"http://{doors[0]}", "GET", "/health", headers={"authorization": f"Bearer {secret}"}).status == 200
+
+
+def test_a_killed_engine_on_another_node_costs_no_answer(bed: Bed) -> None:
+    with job(bed, *TWO, flags=["-dp", "4", "--sim-prefill-tokens-per-second", "2000"]) as served:
+        served.wait_for(4)
+        (victim,) = [
+            each for each in bed.processes() if "replica-3.sock" in " ".join(each.cmdline()[:40]) and _is_sim(each)
+        ]
+        answers: list[wire.Answer] = []
+        threads = [
+            threading.Thread(target=lambda number=number: answers.append(chat(served, f"{number} " * 2000)))
+            for number in range(12)
+        ]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: served.replicas()["3"]["in_flight"] > 0, "it has something to lose")
+        victim.kill()
+        for thread in threads:
+            thread.join()
+        assert [answer.status for answer in answers] == [200] * 12
+        served.wait_for(4)
+
+
+def _is_sim(process: psutil.Process) -> bool:
+    words = process.cmdline()
+    return "dp_vllm.sim" in words
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("-dp", "9"), "-dp 9 does not fit into the job: there is room on n1 for 4 (4 GPUs), on n2 for 4 (4 GPUs)"),
+        ((), "-dp 1 leaves n2 without a replica; -dp 8 uses all GPUs of the job"),
+        (("-dp", "8", "--replica-ports", "9000"), "--replica-ports: in a run over several nodes"),
+        (("-dp", "8", "--log-dir", "/proc/nothing"), "--log-dir: /proc/nothing cannot be written to"),
+    ],
+)
+def test_what_cannot_be_is_a_sentence(bed: Bed, flags: tuple[str, ...], said: str) -> None:
+    words = ("srun", *TWO, *SERVE, "--node-timeout", "5", *flags)
+    done = subprocess.run(words, env=bed.environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert said in done.stderr, done.stderr
