@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dp_vllm.local.logs import LAG_BYTES, Follower, last_lines, rotate, rotate_if_large
+from dp_vllm.local.logs import LAG_BYTES, Follower, begin_of_last, last_lines, rotate, rotate_if_large
 
 
 @pytest.fixture
@@ -91,3 +91,15 @@ def test_the_last_lines_are_those_of_the_newest_start(log: Path) -> None:
     assert last_lines(log) == ["old", "new", "bar 20%"]
     assert last_lines(log, since) == ["new", "bar 20%"]
     assert last_lines(log, since=10_000) == ["old", "new", "bar 20%"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "shown"), [(0, []), (1, ["c"]), (2, ["b", "c"]), (3, ["a", "b", "c"]), (9, ["a", "b", "c"])]
+)
+def test_the_last_lines_are_found_wherever_they_begin(tmp_path: Path, lines: int, shown: list[str]) -> None:
+    path = tmp_path / "log"
+    assert begin_of_last(path, lines) == 0, "there is no log yet"
+    for filled in ("", "x" * 100_000):
+        path.write_text("".join(f"{line}{filled}\n" for line in "abc"))
+        follower = Follower(path, begin_of_last(path, lines))
+        assert [line[0] for line in follower.new_lines()] == shown

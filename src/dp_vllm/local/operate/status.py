@@ -72,7 +72,7 @@ def _print(seen: Sequence[Run], console: Console) -> None:
 
 
 def _watch(name: str | None, console: Console) -> int:
-    rates = _Rates()
+    rates = Rates()
     seen = _seen(name)
     with Live(console=console, screen=False, auto_refresh=False) as live:
         try:
@@ -85,13 +85,14 @@ def _watch(name: str | None, console: Console) -> int:
             return 0
 
 
-class _Rates:
+class Rates:
     """What was counted at the last looks."""
 
     def __init__(self) -> None:
         self._looks: defaultdict[tuple[str, str], deque[tuple[float, int]]] = defaultdict(deque)
 
     def add(self, seen: Sequence[Run], now: float) -> None:
+        """What a look at this time found."""
         for run in seen:
             for one in run.replicas:
                 looks = self._looks[run.name, one.name]

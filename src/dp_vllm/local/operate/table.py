@@ -94,7 +94,9 @@ def state(one: Replica) -> str:
     """In a few words."""
     if one.state is State.STARTING:
         return f"starting: {one.message}" if one.message else "starting"
-    if one.state is State.DRAINING and one.ordered is not None:
+    if one.state is State.DRAINING:
+        if one.ordered is None:
+            return "hangs, is being ended"
         left = f", {one.drain_seconds:.0f} s left" if one.in_flight and one.drain_seconds is not None else ""
         return f"draining{left}, then {_AFTERWARDS[one.ordered]}"
     if one.state is State.READY:
