@@ -20,6 +20,7 @@ means over windows of 1,000 requests.
 import argparse
 import asyncio
 import itertools
+import math
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -73,7 +74,7 @@ class Knowing(Fleet):
     """Engines behind several gateways, of which chance names one for each request."""
 
     def __init__(self, sizes: Sizes, gateways: int, knows: str, times: float) -> None:
-        super().__init__(sizes, Policy.PREFIX)
+        super().__init__(sizes, Policy.PREFIX, ahead_seconds=math.inf)  # nothing is kept back, whoever knows what
         self._rng = random.Random(0)
         more = (asyncio.run(fleet._pool(sizes, clock=lambda: self._now)) for _ in range(gateways - 1))
         self._pools = [self._pool, *more]

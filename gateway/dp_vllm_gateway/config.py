@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dp_vllm import names
-from dp_vllm.policy import DEFAULT_POLICY, PREFIX_WEIGHT, Policy
+from dp_vllm.policy import AHEAD_SECONDS, DEFAULT_POLICY, PREFIX_WEIGHT, Policy
 
 
 def _limit(default: Any, said: str) -> Any:
@@ -27,8 +27,11 @@ class Limits:
     max_replica_sequences: int = _limit(
         1024, "In flight at one replica; more would only wait in the engine, so they wait in the gateway."
     )
-    max_queued_requests: int = _limit(4096, "That wait because all replicas have as much as they may; then 429.")
-    queue_seconds: float = _limit(30.0, "How long a request waits for that; then 429.")
+    replica_ahead_seconds: float = _limit(
+        AHEAD_SECONDS, "How much of reading a replica may have ahead; longer prompts than fit wait in the gateway."
+    )
+    max_queued_requests: int = _limit(4096, "That wait in the gateway; then 429 if no replica may have more.")
+    queue_seconds: float = _limit(30.0, "How long a request waits there; then 429 if no replica may have more.")
     idle_client_seconds: float = _limit(75.0, "A client's connection without a request, or with half a head.")
     probe_seconds: float = _limit(5.0, "Between two looks at an engine; also how long one look may take.")
 

@@ -23,6 +23,8 @@ class Prefill(msgspec.Struct, gc=False):
 
     done_at: float
     tokens: int
+    surely_at: float = 0.0
+    """When even a far faster engine than this one is taken to be has read it: nobody is kept back for it any longer."""
     alone_since: float = 0.0
     """When it was sent to an engine that had nothing else to read; 0 if there was something."""
 
@@ -94,6 +96,14 @@ class Member:
         return InFlight(
             self.requests, self.sequences - elsewhere.sequences, self.waiting_tokens - elsewhere.waiting_tokens
         )
+
+    def unread(self, now: float) -> int:
+        """Tokens that it surely has not read, from here and `elsewhere`."""
+        unread = self.waiting_tokens
+        for prefill in self.prefills:
+            if prefill.surely_at <= now:
+                unread -= prefill.tokens
+        return unread
 
     @property
     def life(self) -> str:

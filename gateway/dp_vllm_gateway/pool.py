@@ -5,6 +5,7 @@ see snapshots. A lease is taken and given back by `with`, so in-flight is back t
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
@@ -16,6 +17,7 @@ from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.lease import Lease
 from dp_vllm_gateway.member import NOWHERE, InFlight, Member, Prefill, Seen
 from dp_vllm_gateway.routing import blocks, learned
+from dp_vllm_gateway.routing.held import Prospect, has_room
 from dp_vllm_gateway.routing.load import BYTES_PER_TOKEN
 from dp_vllm_gateway.upstream import Connections
 
@@ -44,7 +46,9 @@ class Pool:
         connect_seconds: float,
         clock: Callable[[], float],
         most_sequences: int = Limits().max_replica_sequences,
+        ahead_seconds: float = math.inf,
     ) -> None:
+        """`ahead_seconds`: how much of reading an endpoint may have that it has not begun to answer."""
         self._members: dict[str, Member] = {}
         self._leaving: list[Member] = []
         """No longer endpoints of ours, but requests are in flight on them."""
@@ -55,10 +59,11 @@ class Pool:
         self._awaited = False
         """Somebody waits for the last lease to end."""
         self._most_sequences = most_sequences
+        self.ahead_seconds = ahead_seconds
         self._some_full = False
         """Some endpoint may have as much in flight as it may."""
         self.on_room: Callable[[], None] = _nothing
-        """Called when there may be room at an endpoint again."""
+        """Called when there may be room at an endpoint."""
         self._in_line = 0
         """Of how many other processes requests wait for room."""
         self.on_look: Callable[[Facts], None] | None = None
@@ -121,6 +126,7 @@ class Pool:
             if not member.requests:
                 member.connections.close()
         self._leaving = [member for member in self._leaving if member.requests]
+        self.on_room()  # some may have come back that were left out
 
     def observe(self, name: str, incarnation: str, seen: Seen) -> None:
         """Take in what a probe found; ignored if the endpoint is no longer the one that was looked at."""
@@ -200,12 +206,52 @@ class Pool:
 
     def _with_room(self, candidates: list[Member]) -> list[Member]:
         """Those that may have more. While others wait too, each process leaves them their share."""
-        room = [member for member in candidates if member.sequences < self._most_sequences]
         self._some_full = any(member.sequences >= self._most_sequences for member in self._available)
+        return [member for member in candidates if self._places(member) > 0]
+
+    def _places(self, member: Member) -> int:
+        """How many more sequences it may be given from here."""
+        places = self._most_sequences - member.sequences
         if self._in_line:
             share = max(1, self._most_sequences // (1 + self._in_line))
-            room = [member for member in room if member.own.sequences < share]
-        return room
+            places = min(places, share - member.own.sequences)
+        return places
+
+    def fits(self, member: Member, tokens: int) -> bool:
+        """Whether the endpoint may be given a prompt of which it has to read so many tokens, while nobody waits."""
+        unread = member.waiting_tokens
+        if not unread or has_room(unread, tokens, most := self.ahead_seconds * member.tokens_per_second):
+            return True
+        return bool(member.prefills) and has_room(member.unread(self._clock()), tokens, most)
+
+    def prospects(self, facts: Facts) -> list[Prospect[Member]]:
+        """What `candidates` says, for those who wait: each can be taken to have more than it has."""
+        return [self.prospect(member) for member in self.candidates(facts)]
+
+    def prospect(self, member: Member) -> Prospect[Member]:
+        """An endpoint as it is now, to be taken to have more."""
+        return Prospect(
+            of=member,
+            name=member.name,
+            waiting_tokens=member.waiting_tokens,
+            sequences=member.sequences,
+            handicap=member.handicap,
+            tokens_per_second=member.tokens_per_second,
+            remembered=member.remembered,
+            unread=member.unread(self._clock()),
+            places=self._places(member),
+        )
+
+    def next_read(self) -> float | None:
+        """When the next prompt will surely have been read of which nobody will tell; None if there is none."""
+        now = self._clock()
+        ends = (
+            prefill.surely_at
+            for member in self._available
+            for prefill in member.prefills
+            if prefill.tokens and prefill.surely_at > now
+        )
+        return min(ends, default=None)
 
     def members(self) -> list[Member]:
         """All endpoints, available or not, in the order in which they were named."""
@@ -243,7 +289,8 @@ class Pool:
         """Count a prompt as waiting until its answer begins, or, without a stream, until it should have been read."""
         prefill = Prefill(0.0, tokens)
         if not stream:
-            prefill.done_at = self._clock() + (member.waiting_tokens + tokens) / member.tokens_per_second
+            now, seconds = self._clock(), (member.waiting_tokens + tokens) / member.tokens_per_second
+            prefill.done_at, prefill.surely_at = now + seconds, now + seconds / learned.WIDEST
             member.prefills.append(prefill)
         elif tokens >= learned.LEARN_FROM_TOKENS and not member.waiting_tokens:
             prefill.alone_since = self._clock()
@@ -283,6 +330,7 @@ class Pool:
         """A prompt has been read, or a lease ended."""
         if self.on_less is not None:
             self.on_less()
+        self.on_room()
 
     def end_prefills(self, now: float) -> float | None:
         """Count prompts no longer that should have been read; when that will be so of the next one, if any waits."""
@@ -303,8 +351,7 @@ class Pool:
                 member.elsewhere = new
                 self._filled(member)
         self._in_line = in_line
-        if self._some_full:
-            self.on_room()
+        self.on_room()
 
     # waiting
 
@@ -315,8 +362,6 @@ class Pool:
     def left(self) -> None:
         """A lease ended."""
         self.less_in_flight()
-        if self._some_full:
-            self.on_room()
         if self._awaited and not self.in_flight:
             self._emptied.set()
 

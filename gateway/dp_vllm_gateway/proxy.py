@@ -5,6 +5,7 @@ pick -> lease -> attempt -> pass on or judge -> again? Each step is decided else
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import msgspec
 
@@ -20,10 +21,13 @@ from dp_vllm_gateway.homes import Homes
 from dp_vllm_gateway.lease import Lease
 from dp_vllm_gateway.member import Member
 from dp_vllm_gateway.pool import Pool
-from dp_vllm_gateway.queue import Queue
+from dp_vllm_gateway.queue import Called, Held, Queue
 from dp_vllm_gateway.relay import Relay
 from dp_vllm_gateway.retry import Failure, Verdict
-from dp_vllm_gateway.routing.router import Choice, Router, views
+from dp_vllm_gateway.routing import held
+from dp_vllm_gateway.routing.fair import Line
+from dp_vllm_gateway.routing.held import Prospect
+from dp_vllm_gateway.routing.router import Candidate, Choice, Router, views
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
@@ -61,7 +65,12 @@ class Proxy:
         self._deaths = Deaths()
         self.homes = Homes()
         self._attempts: set[Attempt] = set()
-        self.queue = Queue(config.limits, retry_after_seconds=self._retry_after_seconds)
+        self.queue = Queue(
+            config.limits,
+            to_go=self._to_go,
+            next_room_at=pool.next_read,
+            retry_after_seconds=self._retry_after_seconds,
+        )
         pool.on_room = self.queue.room
         self.decisions = Decisions()
         self.retries = 0
@@ -103,36 +112,57 @@ class Proxy:
         return out.facts.model if self._pool.several_models else None
 
     async def _wait_for_room(self, out: Outgoing, call: Call) -> Choice[Member]:
-        """All replicas have as much in flight as they may: wait until one has room."""
-        choice: Choice[Member] | None = None
-
-        def found() -> bool:
-            nonlocal choice
-            choice = self._choose(out, [], None)
-            return choice is not None
-
-        began = self._loop.time()
-        line = self._line_of(out)
+        """The replica that it should go to has as much as it may: wait until one has room."""
+        facts = out.facts
+        candidates = self._pool.candidates(facts, full=True)
+        if not candidates:
+            raise refusals.none_fits(self._pool, facts)
+        began, waiting = self._loop.time(), self._loop.create_future()
+        entry = held.entry(facts, candidates, began, waiting, priority=out.priority, key=call.key)
         try:
-            await self.queue.wait(line, priority=out.priority, key=call.key, tokens=out.facts.tokens, try_again=found)
+            return await self.queue.wait(
+                self._line_of(out), entry, anyway=lambda: self._route(self._pool.candidates(facts), facts)
+            )
         finally:
             call.queued_seconds = self._loop.time() - began
-        assert choice is not None
-        return choice
+
+    def _to_go(self, line: Line[Called]) -> list[tuple[Held, Choice[Member]]]:
+        """Who of those who wait may go now. Raises Refusal if there is nowhere to go to."""
+        first = next(line.in_order()).facts
+        if not self._pool.candidates(first, full=True):
+            raise refusals.none_fits(self._pool, first)
+        crowd = self._pool.prospects(first)
+        if not crowd:
+            return []
+        found = held.to_go(line, crowd, self._route_prospect, self._pool.ahead_seconds)
+        return [(entry, self._watched(choice)) for entry, choice in found]
+
+    def _route_prospect(self, crowd: Sequence[Prospect[Member]], facts: Facts) -> Choice[Prospect[Member]] | None:
+        if self._pool.several_models:
+            crowd = [prospect for prospect in crowd if facts.model in prospect.of.models]
+        return self._router.choose(crowd, facts, watched=True)
+
+    def _watched(self, choice: Choice[Member]) -> Choice[Member]:
+        return choice if self.decisions.wants(self._loop.time()) else msgspec.structs.replace(choice, views=())
 
     def _choose(self, out: Outgoing, tried: list[str], failed: Failed | None) -> Choice[Member] | None:
-        """Where to send it; None if there is no room at any. Raises Refusal if there is nowhere to send it.
+        """Where to send it; None if there is no room yet. Raises Refusal if there is nowhere to send it.
 
         What has been sent once is sent again whether or not there is room: it has had its turn.
         """
         if not tried and (home := self._home(out)):
             return Choice(home, "home", views=views([home]))
         facts = out.facts
-        watched = self.decisions.wants(self._loop.time())
-        choice = self._router.choose(self._pool.candidates(facts, tried, full=bool(tried)), facts, watched=watched)
-        if choice is not None or self._pool.candidates(facts, tried, full=True):
-            return choice
+        choice = self._route(self._pool.candidates(facts, tried, full=bool(tried)), facts)
+        if choice is not None:
+            fits = tried or self._pool.fits(choice.picked, facts.tokens - choice.cached_tokens)
+            return choice if fits else None
+        if self._pool.candidates(facts, tried, full=True):
+            return None
         raise refusals.for_failure(failed, tried[-1]) if failed else refusals.none_fits(self._pool, out.facts)
+
+    def _route(self, candidates: Sequence[Candidate], facts: Facts) -> Choice[Candidate] | None:
+        return self._router.choose(candidates, facts, watched=self.decisions.wants(self._loop.time()))
 
     def _home(self, out: Outgoing) -> Member | None:
         if out.route.reach is Reach.HOME:

@@ -1,20 +1,25 @@
-"""Holds requests while every replica has as much as it may have, and lets them go on in order (`routing.fair`).
+"""Holds requests that no engine should have yet, and lets them go in order (`routing.fair`, `routing.held`).
 
 An engine would take them all: its own queue is without end and without fairness, and what waits there can no longer go
-to whichever replica is free first.
+before anything, nor to whichever replica is free first.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
 
 from dp_vllm import names
 from dp_vllm_gateway.config import Limits
+from dp_vllm_gateway.member import Member
 from dp_vllm_gateway.replies import Refusal, unavailable
-from dp_vllm_gateway.routing.fair import Line, Place
+from dp_vllm_gateway.routing.fair import Entry, Line
+from dp_vllm_gateway.routing.router import Choice
 
-_Waiter = asyncio.Future[None]
+Called: TypeAlias = "asyncio.Future[Choice[Member]]"
+"""Where the one who waits is told where to go."""
+
+Held: TypeAlias = Entry[Called]
 
 TOO_MANY: Final = "queue_full"
 TOO_LONG: Final = "queue_timeout"
@@ -34,14 +39,30 @@ def priority_of(value: bytes | None) -> int | None:
 class Queue:
     """Owns the requests that wait, by model where several are served."""
 
-    def __init__(self, limits: Limits, *, retry_after_seconds: Callable[[int], int]) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        to_go: Callable[[Line[Called]], Sequence[tuple[Held, Choice[Member]]]],
+        next_room_at: Callable[[], float | None],
+        retry_after_seconds: Callable[[int], int],
+    ) -> None:
+        """`to_go` says who of a line may go now, and where to; it raises Refusal if nobody of them ever will.
+
+        `next_room_at` says when there will be room of which nobody will tell, in the event loop's time.
+        """
         self._most = limits.max_queued_requests
         self._seconds = limits.queue_seconds
+        self._to_go = to_go
+        self._next_room_at = next_room_at
         self._retry_after_seconds = retry_after_seconds
         """When it is worth coming again, by the prompt tokens that wait here."""
-        self._lines: dict[str | None, Line[_Waiter]] = {}
+        self._lines: dict[str | None, Line[Called]] = {}
         self._waiting: Counter[str | None] = Counter()
-        """Requests in each line, those too whose turn it is."""
+        """Requests in each line, those too that were called."""
+        self._called = 0
+        """Requests that may go and have not gone yet: until then nobody knows what room there is."""
+        self._timer: asyncio.TimerHandle | None = None
         self.requests = 0
         self.tokens = 0
         """Of their prompts."""
@@ -51,67 +72,88 @@ class Queue:
         return self._waiting[model] > 0
 
     async def wait(
-        self, model: str | None, *, priority: int, key: str, tokens: int, try_again: Callable[[], bool]
-    ) -> None:
-        """Return once `try_again`, called whenever it is this request's turn, has said that there was room.
+        self, model: str | None, entry: Held, *, anyway: Callable[[], Choice[Member] | None]
+    ) -> Choice[Member]:
+        """Wait for this request's turn, and say where it may go.
 
-        Raises Refusal (429) if too many wait already, or after `queue_seconds`.
+        If too many wait already, or after `queue_seconds`, it goes `anyway` to a replica that would take it. Raises
+        Refusal (429) if there is none.
         """
         if self.requests >= self._most:
             message = f"all replicas are busy and {self.requests} requests wait already"
-            raise unavailable(429, message, retry_after_seconds=self._retry_after_seconds(self.tokens), code=TOO_MANY)
+            return anyway() or self._refuse(message, TOO_MANY)
         line = self._lines.setdefault(model, Line())
-        place = line.place(priority, key, tokens)
+        line.join(entry)
         self._waiting[model] += 1
         self.requests += 1
-        self.tokens += tokens
+        self.tokens += entry.facts.tokens
         try:
+            self.room()
             async with asyncio.timeout(self._seconds):
-                while not await self._turn(line, place, try_again):
-                    continue
+                choice = await self._turn(line, entry)
         except TimeoutError:
-            message = f"all replicas were busy for {self._seconds:g} s"
-            raise unavailable(
-                429, message, retry_after_seconds=self._retry_after_seconds(self.tokens), code=TOO_LONG
-            ) from None
+            choice = anyway() or self._refuse(f"all replicas were busy for {self._seconds:g} s", TOO_LONG)
         finally:
+            line.leave(entry)
             self._waiting[model] -= 1
             self.requests -= 1
-            self.tokens -= tokens
+            self.tokens -= entry.facts.tokens
+        return choice
 
-    async def _turn(self, line: Line[_Waiter], place: Place, try_again: Callable[[], bool]) -> bool:
-        waiter: _Waiter = asyncio.get_running_loop().create_future()
-        line.join(place, waiter)
-        try:
-            await waiter
-        except BaseException:
-            if waiter.done() and not waiter.cancelled():
-                self._wake(line)  # its turn came as it left: the next one's now
-            else:
-                line.leave(waiter)
-            raise
-        found = True
-        try:
-            found = try_again()
-        finally:
-            if found:
-                self._wake(line)  # there may be more room, or the next one is to hear that there will be none
-        return found
+    async def _turn(self, line: Line[Called], entry: Held) -> Choice[Member]:
+        while True:
+            try:
+                choice = await entry.waiting
+            finally:
+                if entry.waiting.done() and not entry.waiting.cancelled():
+                    self._gone()
+            if choice.picked.available:
+                return choice
+            entry.waiting = asyncio.get_running_loop().create_future()  # its replica has left this moment
+            line.join(entry)
+
+    def _gone(self) -> None:
+        """One that was called goes, or its client has left."""
+        self._called -= 1
+        if not self._called:
+            asyncio.get_running_loop().call_soon(self.room)  # once its lease has begun
+
+    def _refuse(self, message: str, code: str) -> Choice[Member]:
+        seconds = self._retry_after_seconds(self.tokens)
+        raise unavailable(429, message, retry_after_seconds=seconds, code=code)
 
     def stop(self, why: Exception) -> None:
         """Let nobody wait any longer: raise this for each."""
         for line in self._lines.values():
-            while (waiter := line.next()) is not None:
-                if not waiter.done():
-                    waiter.set_exception(why)
+            self._end(line, why)
 
     def room(self) -> None:
-        """There may be room at some replica: whoever is next tries."""
+        """There may be room at some replica: call those who may go."""
+        if not self.requests or self._called:
+            return
         for line in self._lines.values():
-            self._wake(line)
+            if line:
+                self._call(line)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._called and (at := self._next_room_at()) is not None:
+            self._timer = asyncio.get_running_loop().call_at(at, self.room)
 
-    def _wake(self, line: Line[_Waiter]) -> None:
-        while (waiter := line.next()) is not None:
-            if not waiter.done():  # else its client has left this moment
-                waiter.set_result(None)
-                return
+    def _call(self, line: Line[Called]) -> None:
+        try:
+            going = self._to_go(line)
+        except Refusal as refusal:
+            self._end(line, refusal)
+            return
+        for entry, choice in going:
+            if not entry.waiting.done():  # else its client has left this moment
+                entry.waiting.set_result(choice)
+                line.take(entry)
+                self._called += 1
+
+    def _end(self, line: Line[Called], why: Exception) -> None:
+        for entry in list(line.in_order()):
+            if not entry.waiting.done():
+                entry.waiting.set_exception(why)
+                self._called += 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import random
 import signal
 import ssl
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 from dp_vllm.endpoints import EndpointSet
 from dp_vllm.errors import BadSettings
+from dp_vllm.policy import BY_WAIT
 from dp_vllm_gateway import admin, crowd, listeners, request_line, sockets
 from dp_vllm_gateway.app import Gateway
 from dp_vllm_gateway.clients import Server
@@ -60,7 +62,12 @@ async def _serve(config: GatewayConfig, journal: Journal | None, place: Place | 
     if config.kubernetes is None:  # in a cluster the Secret may come later
         keys.demand_usable()
     limits = config.limits
-    pool = Pool(connect_seconds=limits.connect_seconds, clock=loop.time, most_sequences=limits.max_replica_sequences)
+    pool = Pool(
+        connect_seconds=limits.connect_seconds,
+        clock=loop.time,
+        most_sequences=limits.max_replica_sequences,
+        ahead_seconds=limits.replica_ahead_seconds if config.policy in BY_WAIT else math.inf,
+    )
     contact = Contact()
     discovery = await _discovery(config, contact)
     gateway = Gateway(config, pool, keys, journal, contact, place)

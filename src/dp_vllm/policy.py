@@ -23,6 +23,12 @@ class Policy(enum.Enum):
 
 DEFAULT_POLICY: Final = Policy.PREFIX
 
+BY_WAIT: Final = frozenset({Policy.PREFIX, Policy.LEAST_LOAD})
+"""Policies under which it is worth waiting in the gateway: they go where the least has to be waited for."""
+
+AHEAD_SECONDS: Final = 0.25
+"""How much of reading a replica may have ahead by default: what it reads in a few of its steps."""
+
 PREFIX_WEIGHT: Final = 12.0
 """How many seconds of waiting a second of saved prefill is worth by default: what is kept in one cache is saved again
 by the next turn of the conversation."""

@@ -1,61 +1,112 @@
-"""Whose request is next when many wait: by priority, then by fair shares of the keys, then by arrival. Pure.
+"""Whose request is next when many wait: by priority, then by fair shares of the keys, then by when it is due. Pure.
 
-Within a priority: start-time fair queuing (Goyal, Vin, Cheng 1996). A key's requests begin, in virtual time, where its
-last one ended, and the one that begins first is next; so keys that wait get the same number of prompt tokens each,
+Within a priority: start-time fair queuing (Goyal, Vin, Cheng 1996). A key's next request begins, in virtual time, where
+its last one ended, and the one that begins first is next; so keys that wait get the same number of prompt tokens each,
 however many requests each of them sends.
+
+Of one key's requests the one is next that is due first: that would have been read first, had each had an engine for
+itself from when it came. So a short prompt goes before a long one, but only before one that came lately: one
+that takes ten seconds to read is overtaken for ten seconds and no longer. It is earliest deadline first (Liu, Layland
+1973), where a prompt's deadline is as far off as it is long.
 """
 
 import heapq
-from typing import Generic, NamedTuple, TypeVar
+from bisect import insort
+from collections.abc import Iterator
+from itertools import count
+from typing import Generic, TypeVar
+
+import msgspec
+
+from dp_vllm_gateway.facts import Facts
 
 Waiting = TypeVar("Waiting")
 
 
-class Place(NamedTuple):
-    """A place in the line; the least is next."""
+class Entry(msgspec.Struct, Generic[Waiting], eq=False):
+    """One request that waits. No two are equal."""
 
+    facts: Facts
+    unread: int
+    """Tokens of its prompt that no engine had in its cache when it came."""
     priority: int
     """Lower goes first, as in vLLM."""
-    start: float
-    """Virtual time, in tokens."""
-    arrival: int
+    key: str
+    due: float
+    """When its prompt would have been read if it had not had to wait: a time in seconds."""
+    waiting: Waiting
+    arrival: int = 0
 
 
 class Line(Generic[Waiting]):
     """Those who wait, in order."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[Place, Waiting]] = []
+        self._flows: dict[tuple[int, str], list[Entry[Waiting]]] = {}
+        self._starts: dict[str, float] = {}
+        """When each key's next request begins, in virtual time: in tokens."""
         self._virtual = 0.0
-        self._ends: dict[str, float] = {}
-        """When each key's last request ends, in virtual time."""
-        self._arrivals = 0
+        self._arrivals = count()
+        self._count = 0
+        self.unread = 0
+        """Of all who wait."""
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return self._count
 
-    def place(self, priority: int, key: str, tokens: int) -> Place:
-        """A new place for a request of so many tokens."""
-        start = max(self._virtual, self._ends.get(key, 0.0))
-        self._ends[key] = start + max(1, tokens)
-        self._arrivals += 1
-        return Place(priority, start, self._arrivals)
+    def join(self, entry: Entry[Waiting]) -> None:
+        """Wait."""
+        entry.arrival = next(self._arrivals)
+        if not any(key == entry.key for _, key in self._flows):
+            self._starts[entry.key] = max(self._virtual, self._starts.get(entry.key, 0.0))
+        insort(self._flows.setdefault((entry.priority, entry.key), []), entry, key=_order)
+        self._count += 1
+        self.unread += entry.unread
 
-    def join(self, place: Place, waiting: Waiting) -> None:
-        """Wait at a place."""
-        heapq.heappush(self._heap, (place, waiting))
+    def in_order(self) -> Iterator[Entry[Waiting]]:
+        """All, the one who is next first. Nobody may join or leave meanwhile."""
+        starts = dict(self._starts)
+        for priority in sorted({priority for priority, _ in self._flows}):
+            flows = [
+                (starts[key], entries[0].arrival, 0, key, entries)
+                for (lower, key), entries in self._flows.items()
+                if lower == priority
+            ]
+            heapq.heapify(flows)
+            while flows:
+                _, _, place, key, entries = flows[0]
+                yield entries[place]
+                starts[key] += _charge(entries[place])
+                if place + 1 < len(entries):
+                    heapq.heapreplace(flows, (starts[key], entries[place + 1].arrival, place + 1, key, entries))
+                else:
+                    heapq.heappop(flows)
 
-    def next(self) -> Waiting | None:
-        """Take the one who is next; None if nobody waits."""
-        if not self._heap:
-            return None
-        place, waiting = heapq.heappop(self._heap)
-        self._virtual = max(self._virtual, place.start)
-        if not self._heap:
-            self._ends.clear()  # nobody waited for anybody: all begin anew
-        return waiting
+    def take(self, entry: Entry[Waiting]) -> None:
+        """Its turn has come."""
+        start = self._starts[entry.key]
+        self._virtual = max(self._virtual, start)
+        self._starts[entry.key] = start + _charge(entry)
+        self.leave(entry)
 
-    def leave(self, waiting: Waiting) -> None:
+    def leave(self, entry: Entry[Waiting]) -> None:
         """Stop waiting."""
-        self._heap = [entry for entry in self._heap if entry[1] is not waiting]
-        heapq.heapify(self._heap)
+        flow = (entry.priority, entry.key)
+        entries = self._flows.get(flow, [])
+        if entry not in entries:
+            return
+        entries.remove(entry)
+        if not entries:
+            del self._flows[flow]
+        self._count -= 1
+        self.unread -= entry.unread
+        if not self._count:
+            self._starts.clear()  # nobody waits for anybody: all begin anew
+
+
+def _order(entry: Entry[Waiting]) -> tuple[float, int]:
+    return entry.due, entry.arrival
+
+
+def _charge(entry: Entry[Waiting]) -> int:
+    return max(1, entry.facts.tokens)

@@ -2,9 +2,9 @@
 
 Time is a number here. The engines are `dp_vllm.sim`'s, which are told the time; who answers a request is decided by the
 gateway's own `Router`, which sees what the gateway's own `Pool` counts: a prompt waits until its first token is there,
-a sequence is in flight to its last. Left out is everything between them: the gateway's own milliseconds and its queue,
-connections, failures, clients that leave. Blocks that an answer has filled take room in a cache, but nobody finds them:
-a trace does not say which prompt goes on with which answer.
+a sequence is in flight to its last; what no engine should have yet waits in the gateway's own `Line`. Left out is all
+that is between them: the gateway's milliseconds, connections, failures, clients that leave. Blocks that an answer has
+filled take room in a cache, but nobody finds them: a trace does not say which prompt goes on with which answer.
 
 The same trace, sizes and seed have the same course every time.
 """
@@ -20,11 +20,11 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from dp_vllm.endpoints import Endpoint, EndpointSet
 from dp_vllm.errors import UserError
-from dp_vllm.policy import PREFIX_WEIGHT, Policy
+from dp_vllm.policy import AHEAD_SECONDS, BY_WAIT, PREFIX_WEIGHT, Policy
 from dp_vllm.replay.trace import Request
 from dp_vllm.sim import kv
 from dp_vllm.sim.engine import Engine, Limits, Pace
@@ -32,9 +32,11 @@ from dp_vllm.sim.reply import Reply
 from dp_vllm.sim.sequence import Sequence
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.lease import Lease
-from dp_vllm_gateway.member import Seen
+from dp_vllm_gateway.member import Member, Seen
 from dp_vllm_gateway.pool import Pool
-from dp_vllm_gateway.routing.router import Router
+from dp_vllm_gateway.routing import held
+from dp_vllm_gateway.routing.fair import Line
+from dp_vllm_gateway.routing.router import Choice, Router
 
 START_SECONDS: Final = 1.0
 """When a replay begins. The pool's times are never 0."""
@@ -120,10 +122,21 @@ def _link(parent: int, block: int) -> int:
 class Fleet:
     """Engines behind one gateway, for one replay."""
 
-    def __init__(self, sizes: Sizes, policy: Policy, *, prefix_weight: float = PREFIX_WEIGHT, seed: int = 0) -> None:
+    def __init__(
+        self,
+        sizes: Sizes,
+        policy: Policy,
+        *,
+        prefix_weight: float = PREFIX_WEIGHT,
+        ahead_seconds: float = AHEAD_SECONDS,
+        seed: int = 0,
+    ) -> None:
+        """`ahead_seconds`: how much of reading an engine may have ahead, if the policy goes by that."""
         self._now = START_SECONDS
         self._router = Router(policy, prefix_weight=prefix_weight, rng=random.Random(seed))  # noqa: S311 - no secret
-        self._pool = asyncio.run(_pool(sizes, clock=lambda: self._now))
+        ahead_seconds = ahead_seconds if policy in BY_WAIT else math.inf
+        self._pool = asyncio.run(_pool(sizes, lambda: self._now, ahead_seconds))
+        self._line: Line[_Waiting] = Line()
         self._members = self._pool.members()
         self._engines = [Engine(sizes.limits(), sizes.pace) for _ in self._members]
         self._at_work = [False] * len(self._engines)
@@ -149,7 +162,8 @@ class Fleet:
         while self._steps and self._steps[0][0] <= end:
             self._now, number = heapq.heappop(self._steps)
             self._engines[number].finish(self._now)
-            self._begin(number)
+            self._begin(number)  # before it hears of what was held back: the gateway hears of the step's end only now
+            self._call()
             if self._ended:
                 yield from self._ended
                 self._ended.clear()
@@ -162,26 +176,48 @@ class Fleet:
 
     def _send(self, arrival: Arrival, seed: int) -> None:
         facts = arrival.facts
-        candidates = self._pool.candidates(facts) or self._members  # what the gateway would hold waits in an engine
-        choice = self._router.choose(candidates, facts)
-        assert choice is not None, "every replica is always available here"
+        waiting = _Waiting(self._now, seed, arrival.completion_tokens)
+        choice = None if self._line else self._router.choose(self._pool.candidates(facts), facts)
+        if choice is not None and self._pool.fits(choice.picked, facts.tokens - choice.cached_tokens):
+            self._give(facts, waiting, choice)
+            return
+        self._line.join(held.entry(facts, self._members, self._now, waiting))
+        self._call()
+
+    def _call(self) -> None:
+        """Send those on who wait and may go."""
+        if self._line and (crowd := self._pool.prospects(Facts())):
+            for entry, choice in held.to_go(self._line, crowd, self._router.choose, self._pool.ahead_seconds):
+                self._line.take(entry)
+                self._give(entry.facts, entry.waiting, choice)
+
+    def _give(self, facts: Facts, waiting: _Waiting, choice: Choice[Member]) -> None:
         lease = self._pool.lease(choice.picked, facts, reason=choice.reason, cached_tokens=choice.cached_tokens)
         prompt = array("I", bytes(facts.tokens * array("I").itemsize))
-        reply = Reply("", seed, arrival.completion_tokens, "length")
+        reply = Reply("", waiting.seed, waiting.completion_tokens, "length")
         number = self._members.index(choice.picked)
-        client = _Client(lease, choice.cached_tokens, self._ended)
+        client = _Client(lease, choice.cached_tokens, waiting.since, self._ended)
         self._engines[number].add([Sequence(prompt, reply, client, list(facts.blocks))], self._now)
         if not self._at_work[number]:
             self._begin(number)
 
 
+class _Waiting(NamedTuple):
+    """What of a request nobody decides by."""
+
+    since: float
+    seed: int
+    completion_tokens: int
+
+
 class _Client:
     """Who hears a request's answer: the lease, as from the gateway's connection, and whoever asks what became of it."""
 
-    def __init__(self, lease: Lease, believed_tokens: int, ended: list[Answer]) -> None:
+    def __init__(self, lease: Lease, believed_tokens: int, since: float, ended: list[Answer]) -> None:
         self._leased = ExitStack()
         self._lease = self._leased.enter_context(lease)
         self._believed = believed_tokens
+        self._since = since
         self._ended = ended
 
     def token(self, sequence: Sequence) -> None:
@@ -192,14 +228,14 @@ class _Client:
         if sequence.generated == 1:  # its first token is its last
             self._lease.answering()
         self._leased.close()
-        first, total = sequence.first_at - sequence.arrived, sequence.last_at - sequence.arrived
+        first, total = sequence.first_at - self._since, sequence.last_at - self._since
         name, length = self._lease.member.name, len(sequence.prompt)
         self._ended.append(Answer(name, length, sequence.cached, sequence.generated, first, total, self._believed))
 
 
-async def _pool(sizes: Sizes, clock: Callable[[], float]) -> Pool:
+async def _pool(sizes: Sizes, clock: Callable[[], float], ahead_seconds: float = math.inf) -> Pool:
     """Replicas that are known and healthy. Connections, of which none is ever opened, have to be made by a task."""
-    pool = Pool(connect_seconds=1.0, clock=clock)
+    pool = Pool(connect_seconds=1.0, clock=clock, ahead_seconds=ahead_seconds)
     names = [str(number) for number in range(sizes.replicas)]
     pool.sync(EndpointSet(1, tuple(Endpoint(name, "") for name in names)))
     for name in names:

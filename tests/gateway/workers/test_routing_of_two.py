@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from dp_vllm.policy import Policy
+from dp_vllm.policy import AHEAD_SECONDS, Policy
 from dp_vllm.replay import fleet, report, source
 from dp_vllm.replay.fleet import Answer, Arrival, Fleet, Sizes
 from dp_vllm.replay.report import Row
 from dp_vllm.sim.engine import Pace
 from dp_vllm_gateway.member import NOWHERE, Member
+from dp_vllm_gateway.routing.fair import Line
 from dp_vllm_gateway.routing.router import Router
 from dp_vllm_gateway.workers.gossip import LATER_SECONDS
 from dp_vllm_gateway.workers.news import Load, Standing
@@ -38,10 +39,12 @@ class Workers(Fleet):
     def __init__(self, sizes: Sizes, count: int, *, seed: int) -> None:
         super().__init__(sizes, Policy.PREFIX)
         self._rng = random.Random(seed)
+        self._worker = 0
         self._pools = [
             self._pool,
-            *(asyncio.run(fleet._pool(sizes, clock=lambda: self._now)) for _ in range(count - 1)),
+            *(asyncio.run(fleet._pool(sizes, lambda: self._now, AHEAD_SECONDS)) for _ in range(count - 1)),
         ]
+        self._lines = [self._line, *(Line[fleet._Waiting]() for _ in range(count - 1))]
         self._routers = [Router(Policy.PREFIX, rng=random.Random(number)) for number in range(count)]
         self._others = [Others() for _ in range(count)]
         self._due: list[tuple[float, int, Callable[[], None]]] = []
@@ -81,10 +84,20 @@ class Workers(Fleet):
                 yield from super()._until(step)
 
     def _send(self, arrival: Arrival, seed: int) -> None:
-        worker = self._rng.randrange(len(self._pools))
-        self._pool, self._router = self._pools[worker], self._routers[worker]
-        self._members = self._pool.members()
+        self._be(self._rng.randrange(len(self._pools)))
         super()._send(arrival, seed)
+
+    def _call(self) -> None:
+        now = self._worker
+        for worker in self._rng.sample(range(len(self._pools)), len(self._pools)):
+            self._be(worker)
+            super()._call()
+        self._be(now)
+
+    def _be(self, worker: int) -> None:
+        self._worker = worker
+        self._pool, self._router, self._line = self._pools[worker], self._routers[worker], self._lines[worker]
+        self._members = self._pool.members()
 
 
 def replayed(count: int, seed: int) -> Row:

@@ -12,7 +12,7 @@ from dp_vllm import names
 from dp_vllm.engine.flags import Flag, Takes
 from dp_vllm.engine.hang import HANG_SECONDS
 from dp_vllm.local.flags import values
-from dp_vllm.policy import DEFAULT_POLICY, PREFIX_WEIGHT, Policy
+from dp_vllm.policy import AHEAD_SECONDS, DEFAULT_POLICY, PREFIX_WEIGHT, Policy
 from dp_vllm.topology import given
 
 
@@ -241,10 +241,18 @@ ENDPOINT: Final = (
         gateway=True,
     ),
     Setting(
+        "--replica-ahead-seconds",
+        "SECONDS",
+        f"{AHEAD_SECONDS:g}",
+        "how much of reading a replica may have ahead; prompts wait in the gateway for it, the short ones first",
+        values.seconds,
+        gateway=True,
+    ),
+    Setting(
         "--queue-seconds",
         "SECONDS",
         "30",
-        "how long a request waits there before it is refused with 429",
+        "how long a request waits there before it is refused with 429, if no replica may have more",
         values.seconds,
         gateway=True,
     ),
