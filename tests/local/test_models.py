@@ -29,7 +29,7 @@ def file(tmp_path: Path, *models: dict[str, Any], name: str = "models.yaml") -> 
 
 
 def deployed(tmp_path: Path, *words: str | Path, **environ: str) -> Deployment:
-    environment = {"XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path), **environ}
+    environment = {"HOME": str(tmp_path), **environ}  # sockets would be below a short path, as a user's are
     request = command_line.understand([*map(str, words), *SIM], environment)
     assert request is not None
     return request.deployment
