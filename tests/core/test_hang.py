@@ -28,7 +28,8 @@ COUNTERS = 'vllm:kv_cache_usage_perc{engine="0"} 0.25\nvllm:iteration_tokens_tot
         pytest.param(5, METRICS, Look(requests=5, counters=COUNTERS), id="/load knows of more"),
         pytest.param(None, METRICS, Look(requests=3, counters=COUNTERS), id="/load says nothing"),
         pytest.param(5, "", Look(requests=5), id="no metrics"),
-        pytest.param(5, METRICS.replace("kv_cache", "x"), Look(requests=5 if 5 > 3 else 3), id="one is missing"),
+        pytest.param(5, METRICS.replace("kv_cache", "x"), Look(requests=5), id="one is missing"),
+        pytest.param(1, METRICS.replace(" 2.0", " NaN"), Look(requests=1, counters=COUNTERS), id="no number"),
     ],
 )
 def test_what_an_engine_shows(load: int | None, metrics: str, expected: Look) -> None:

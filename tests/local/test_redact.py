@@ -41,6 +41,7 @@ def test_variables_are_shown_without_secrets() -> None:
         ("a key given as a word: flag-secret", "a key given as a word: ***"),
         ("Authorization: Bearer abc.def-123", "Authorization: Bearer ***"),
         ("hf_abcdefghijklmnopqrstuvwxyz0123", "***"),
+        ("no UTF-8: \udcff", "no UTF-8: ?"),
         ("k and false are too short, or no secrets", "k and false are too short, or no secrets"),
     ],
 )

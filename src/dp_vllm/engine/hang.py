@@ -62,8 +62,8 @@ def follow(before: Standstill | None, look: Look, now: float) -> Standstill | No
 
 def look(load: int | None, metrics: str) -> Look:
     """Of an engine that answers: `load` is what /load says, `metrics` the text of /metrics."""
-    queued = sum(float(line.split()[-1]) for line in _lines(metrics, QUEUES))
-    return Look(requests=max(load or 0, int(queued)), counters="\n".join(_lines(metrics, COUNTERS)))
+    queued = sum(_count(line) for line in _lines(metrics, QUEUES))
+    return Look(requests=max(load or 0, queued), counters="\n".join(_lines(metrics, COUNTERS)))
 
 
 def _lines(metrics: str, names: Iterable[str]) -> list[str]:
@@ -71,3 +71,11 @@ def _lines(metrics: str, names: Iterable[str]) -> list[str]:
     starts = tuple(f"{name}{{" for name in names)
     lines = [line for line in metrics.splitlines() if line.startswith(starts)]
     return lines if all(any(line.startswith(start) for line in lines) for start in starts) else []
+
+
+def _count(line: str) -> int:
+    """A metric's value; 0 if it is none, as NaN."""
+    try:
+        return int(float(line.split()[-1]))
+    except (ValueError, OverflowError):
+        return 0

@@ -34,7 +34,8 @@ class Redactor:
         """A log, a message: without any of the secrets."""
         for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
-        return _TOKENS.sub(HIDDEN, text)
+        # Bytes that are no UTF-8 come from the environment as what no file takes.
+        return _TOKENS.sub(HIDDEN, text).encode(errors="replace").decode()
 
     def words(self, argv: Sequence[str]) -> tuple[str, ...]:
         """A command line, also another program's: without the values of its secret flags, however short."""
@@ -43,7 +44,9 @@ class Redactor:
 
     def environment(self, variables: Mapping[str, str]) -> dict[str, str]:
         """Variables, those with secret names without their values."""
-        return {name: HIDDEN if _NAME.search(name) else self.text(value) for name, value in variables.items()}
+        return {
+            self.text(name): HIDDEN if _NAME.search(name) else self.text(value) for name, value in variables.items()
+        }
 
 
 def _secret_words(argv: Iterable[str]) -> Iterator[str]:
