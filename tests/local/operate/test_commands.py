@@ -117,8 +117,11 @@ def test_status_tells_of_a_run_and_of_one_that_was_killed(tmp_path: Path, capsys
         (replica,) = told["replicas"]
         assert replica["serves"] and replica["starts"] == 1 and replica["pid"] == served.pids()["0"]
         assert stat.S_IMODE(served.directory.supervisor_socket.stat().st_mode) == 0o600
-        served.program.signal(signal.SIGKILL)
-        served.program.wait()
+        with running(python("-m", "dp_vllm", "logs", "-f"), tmp_path / "logs.log") as follower:
+            wait_until(lambda: "handlers are set" in follower.output(), follower.output)
+            served.program.signal(signal.SIGKILL)
+            served.program.wait()
+            assert follower.wait() == 0, "it ends with the run"
         assert call(status.main) == 1
         gone = f"the run run is gone: its supervisor (process {served.program.pid}) was killed"
         assert gone in capsys.readouterr().out
@@ -128,18 +131,15 @@ def test_status_tells_of_a_run_and_of_one_that_was_killed(tmp_path: Path, capsys
     assert capsys.readouterr().out == "replica 0 | handlers are set\n"
 
 
-def test_logs_are_followed_through_a_rotation_until_the_run_ends(tmp_path: Path) -> None:
-    with serving(tmp_path, "") as served:
-        log = served.directory.replica_log("0")
-        logs.append(log, "one\ntwo")
-        with running(python("-m", "dp_vllm", "logs", "-f", "-n", "1", "0"), tmp_path / "logs.log") as follower:
-            wait_until(lambda: follower.output() == "replica 0 | two\n", follower.output)
-            logs.rotate(log)
-            logs.append(log, "three")
-            wait_until(lambda: follower.output() == "replica 0 | two\nreplica 0 | three\n", follower.output)
-            served.program.signal(signal.SIGTERM)
-            assert follower.wait() == 0
-            assert "SIGTERM" in follower.output(), "its last words too"
+def test_logs_are_followed_through_a_rotation(ran: Run, tmp_path: Path) -> None:
+    log = ran.directory.replica_log("0")
+    logs.append(log, "one\ntwo")
+    words = python("-m", "dp_vllm", "logs", "-f", "-n", "1", "0")
+    with running(words, tmp_path / "logs", env={"XDG_RUNTIME_DIR": str(ran.directory.path.parent.parent)}) as follower:
+        wait_until(lambda: follower.output() == "replica 0 | two\n", follower.output)
+        logs.rotate(log)
+        logs.append(log, "three")
+        wait_until(lambda: follower.output() == "replica 0 | two\nreplica 0 | three\n", follower.output)
 
 
 @pytest.mark.parametrize(
