@@ -8,7 +8,7 @@ import pytest
 
 from dp_vllm.engine.command import SIM, Engine, Sizes
 from dp_vllm.errors import DpVllmError
-from dp_vllm.local import gpus
+from dp_vllm.local import division, gpus
 from dp_vllm.local.gpus import Share, Visible
 from dp_vllm.topology.link import Kind, Link
 from dp_vllm.topology.machine import Machine
@@ -222,7 +222,7 @@ def test_groups_may_be_given_by_the_names_that_were_typed() -> None:
 
 
 def test_further_replicas_get_the_best_of_the_gpus_that_are_not_in_use() -> None:
-    there = gpus.without(seen(DGX1, "0,1,2,3,4,5,6"), {"0", "3", "1", "2"})
+    there = division.without(seen(DGX1, "0,1,2,3,4,5,6"), {"0", "3", "1", "2"})
     assert (there.ids, there.said_by) == (("4", "5", "6"), "CUDA_VISIBLE_DEVICES without those in use")
     assert gpus.shares(there, 1, Sizes(tensor=2)) == (Share(("5", "6"), Link(Kind.NV, 2)),)
     with pytest.raises(DpVllmError, match="= 4 GPUs, CUDA_VISIBLE_DEVICES without those in use has 3"):
@@ -231,9 +231,9 @@ def test_further_replicas_get_the_best_of_the_gpus_that_are_not_in_use() -> None
 
 def test_further_replicas_get_groups_that_were_given_and_are_free() -> None:
     groups = [Share(("0", "1")), Share(("2", "3")), Share(("4", "5"))]
-    assert gpus.left_over(groups, {"2", "3"}, 2) == [groups[0], groups[2]]
+    assert division.left_over(groups, {"2", "3"}, 2) == [groups[0], groups[2]]
     with pytest.raises(DpVllmError, match="--gpu-groups: 3 groups were given, of which 2 are free, and 3 more would"):
-        gpus.left_over(groups, {"2", "3"}, 3)
+        division.left_over(groups, {"2", "3"}, 3)
 
 
 def test_device_ids_are_looked_for_among_the_visible_gpus() -> None:

@@ -1,10 +1,11 @@
 """Divides the GPUs that a run may use over the replicas of its models. Pure."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from dp_vllm.engine.command import Engine
 from dp_vllm.errors import BadSettings, UserError
-from dp_vllm.local.gpus import Share, Visible, left_over, shares, without
+from dp_vllm.local.gpus import Share, Visible, shares
 from dp_vllm.local.models import Model
 from dp_vllm.topology import given
 
@@ -46,6 +47,32 @@ def further(
     if groups:
         return left_over(shares(visible, len(groups), model.sizes, groups), taken, copies)
     return shares(without(visible, taken), copies, model.sizes)
+
+
+def without(visible: Visible, taken: Collection[str]) -> Visible:
+    """The same, less GPUs that are in use."""
+    if not taken:
+        return visible
+    places = [place for place, one in enumerate(visible.ids) if one not in taken]
+    matrix = visible.matrix
+    return replace(
+        visible,
+        ids=tuple(visible.ids[place] for place in places),
+        said_by=f"{visible.said_by} without those in use",
+        typed=tuple(visible.typed[place] for place in places) if visible.typed else (),
+        matrix=matrix.of(matrix.indexes[place] for place in places) if matrix else None,
+    )
+
+
+def left_over(given_shares: Sequence[Share], taken: Collection[str], copies: int) -> Sequence[Share]:
+    """So many of the groups that were given, none with a GPU in use. Raises BadSettings if there are too few."""
+    left = [share for share in given_shares if not set(share.gpus) & set(taken)]
+    if len(left) < copies:
+        raise BadSettings(
+            f"--gpu-groups: {len(given_shares)} groups were given, of which {len(left)} are free, and {copies} more "
+            "would be needed; start the run anew with more groups"
+        )
+    return left[:copies]
 
 
 def _seen(visible: Visible | None, engine: Engine, groups: given.Groups) -> Visible | None:

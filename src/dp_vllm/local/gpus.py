@@ -7,7 +7,7 @@ each replica gets GPUs with fast links between them (`dp_vllm.topology`); where 
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -222,32 +222,6 @@ def shares(visible: Visible, copies: int, sizes: Sizes, groups: given.Groups = (
         return tuple(Share(visible.ids[start : start + sizes.gpus]) for start in range(0, needed, sizes.gpus))
     shape = Shape(copies, sizes.tensor * sizes.prefill_context, sizes.pipeline)
     return tuple(_share(visible, visible.matrix, group.gpus) for group in best(visible.matrix, shape))
-
-
-def without(visible: Visible, taken: Collection[str]) -> Visible:
-    """The same, less GPUs that are in use."""
-    if not taken:
-        return visible
-    places = [place for place, one in enumerate(visible.ids) if one not in taken]
-    matrix = visible.matrix
-    return replace(
-        visible,
-        ids=tuple(visible.ids[place] for place in places),
-        said_by=f"{visible.said_by} without those in use",
-        typed=tuple(visible.typed[place] for place in places) if visible.typed else (),
-        matrix=matrix.of(matrix.indexes[place] for place in places) if matrix else None,
-    )
-
-
-def left_over(given_shares: Sequence[Share], taken: Collection[str], copies: int) -> Sequence[Share]:
-    """So many of the groups that were given, none with a GPU in use. Raises BadSettings if there are too few."""
-    left = [share for share in given_shares if not set(share.gpus) & set(taken)]
-    if len(left) < copies:
-        raise BadSettings(
-            f"--gpu-groups: {len(given_shares)} groups were given, of which {len(left)} are free, and {copies} more "
-            "would be needed; start the run anew with more groups"
-        )
-    return left[:copies]
 
 
 def _given(visible: Visible, copies: int, sizes: Sizes, groups: given.Groups) -> tuple[Share, ...]:
