@@ -30,6 +30,7 @@ _REMARKS: Final = {
     "--engine": "a cluster runs images: spec.engine.image",
     "--seed-per-replica": "all pods of a DPModel are alike",
     "--shutdown-timeout": "spec.rollout.drainTimeoutSeconds says how long requests may go on",
+    "--hang-timeout": "spec.engine.hangTimeoutSeconds says it",
 }
 """What to do in a cluster instead, by flag; those of `--ssl-*` have `_TLS`."""
 _SAID: Final = frozenset(
