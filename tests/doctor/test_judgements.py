@@ -214,6 +214,7 @@ def test_what_is_no_configuration(content: object) -> None:
 
 
 def test_a_configuration_of_nonsense_says_nothing() -> None:
+    assert read({"layer_types": [[1]], "quantization_config": 3, "rope_parameters": {"a": 1}}) == Config(plain=False)
     assert (
         read({"architectures": "x", "num_attention_heads": "many", "layer_types": [], "rope_scaling": []}) == Config()
     )
@@ -227,6 +228,7 @@ def test_a_configuration_of_nonsense_says_nothing() -> None:
         ({"consolidated.safetensors": 9, "model.safetensors": 9}, 9),
         ({"consolidated.safetensors": 9}, 9),
         ({"model.gguf": 4}, 4),
+        ({"model.safetensors": 9, "original/consolidated.safetensors": 9, "onnx/model.safetensors": 9}, 9),
         ({"README.md": 4}, 0),
     ],
 )

@@ -1,6 +1,7 @@
 """The first and the last seconds of a run, as a client and as its user see them."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from end_to_end.served import MODEL, serve
-from programs import wait_until
+from programs import START_SECONDS, wait_until
 
 from dp_vllm.engine import hub
 
@@ -48,14 +49,24 @@ def test_until_a_replica_is_ready_clients_are_told_how_far_the_start_is() -> Non
         assert served.program.wait() == 0
 
 
-def test_the_endpoint_serves_while_another_replica_still_starts() -> None:
-    with serve("--sim-load-seconds", "2", replicas=2, ready=False) as served:
+def test_the_endpoint_serves_while_another_replica_still_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with (
+        contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as systemd,
+        serve("--sim-load-seconds", "2", replicas=2, ready=False) as served,
+    ):
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(START_SECONDS)
         wait_until(lambda: "1" in served.pids(), "both engines were started")
         os.kill(served.pids()["1"], signal.SIGSTOP)
         wait_until(lambda: "ready: 1 of 2 (replica 0 after" in served.program.output(), "the other one is ready")
         with urllib.request.urlopen(chat(served.url, max_tokens=2), timeout=20) as answer:
             assert json.load(answer)["usage"]["completion_tokens"] == 2
         assert not served.serves(1)
+        while "READY=1" not in systemd.recv(4096).decode().splitlines():
+            pass  # how far the start was
 
 
 def test_a_replica_that_waits_for_the_one_ahead_starts_when_the_model_is_compiled(tmp_path: Path) -> None:

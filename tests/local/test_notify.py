@@ -1,12 +1,9 @@
 """What systemd is told, on a socket like its own."""
 
 import contextlib
-import signal
 import socket
-import tempfile
 from pathlib import Path
 
-import programs
 import pytest
 
 from dp_vllm.endpoints import State
@@ -84,22 +81,3 @@ def test_what_is_new_is_sent_once_and_readiness_stays(tmp_path: Path) -> None:
     assert ready == "READY=1"
     assert gone.startswith("STATUS=0 of 1")
     notifier.tell(lambda: run(State.READY))  # nobody listens any more
-
-
-def test_a_service_is_ready_with_its_first_replica_and_says_that_it_ends() -> None:
-    with tempfile.TemporaryDirectory(prefix="dpv-") as base, contextlib.ExitStack() as stack:
-        systemd = stack.enter_context(contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)))
-        systemd.bind(f"\0{base}")
-        systemd.settimeout(programs.START_SECONDS)
-        argv = programs.python("-m", "dp_vllm", "serve", "demo/model", "--engine", "sim", "--uds", f"{base}/s")
-        env = {"XDG_RUNTIME_DIR": base, "XDG_STATE_HOME": base, "NOTIFY_SOCKET": f"@{base}"}
-        serve = stack.enter_context(programs.running(argv, Path(base) / "log", env=env))
-        until(systemd, "READY=1")
-        serve.signal(signal.SIGTERM)
-        until(systemd, "STOPPING=1")
-        assert serve.wait() == 0
-
-
-def until(systemd: socket.socket, line: str) -> None:
-    while line not in systemd.recv(4096).decode().splitlines():
-        pass

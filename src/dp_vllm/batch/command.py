@@ -83,6 +83,10 @@ def main(
 
     Exit status: 0 if all answers are good, 1 if any failed.
     """
+    if not source.is_file():
+        raise BadSettings(
+            f"{source} is no file: it is read twice, so that what is wrong is found before anything is sent"
+        )
     if target.exists() and source.samefile(target):
         raise BadSettings(f"{source} is both the requests and the answers; name another file for these")
     if serve and base_url is not None:
@@ -90,7 +94,7 @@ def main(
     key = api_key or os.environ.get(names.API_KEY_VARIABLE) or os.environ.get("OPENAI_API_KEY") or ""
     first = key.split()[0] if key.split() else ""
     given = _Given(source, target, serve, base_url, first, concurrency, priority, timeout, retry_seconds, retry_failed)
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     asked = requests.check(source)
     with answers.opened(target, retry_failed=retry_failed) as kept:
         strangers = len(kept.done - asked.keys())
@@ -116,7 +120,13 @@ def _ask(given: _Given, kept: Answers, total: int, console: Console) -> int:
 async def _run(given: _Given, kept: Answers, total: int, console: Console) -> int:
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    terminated = asyncio.Event()
+
+    def terminate() -> None:
+        terminated.set()
+        task.cancel()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
     rest = (one for one in requests.read(given.source) if requests.key(one.custom_id) not in kept.done)
     try:
         async with _endpoint(given) as there:
@@ -127,6 +137,8 @@ async def _run(given: _Given, kept: Answers, total: int, console: Console) -> in
                 async with client:
                     await Run(client, kept, rest, total, tell, given.retry_seconds).all(at_once, begin_seconds)
     except asyncio.CancelledError:
+        if not terminated.is_set():
+            raise  # Ctrl-C
         return TERMINATED
     return 0
 

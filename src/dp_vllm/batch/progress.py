@@ -65,7 +65,12 @@ def shown(total: int, done: int, console: Console) -> Iterator[Callable[[Standin
     if not console.is_terminal:
         yield _lines(console, rate)
         return
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn())
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[told]}", markup=False),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=total, completed=done, told="")
 

@@ -1,6 +1,7 @@
 """Finds a model's configuration and how large its weights are: in a directory, in the hub's cache, at the hub."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from dp_vllm.engine.hub import folder
 
 _KINDS: Final = ((".safetensors",), (".bin", ".pt", ".pth"), (".gguf",))
 """Endings of files with weights; vLLM takes the first kind that there is."""
-_NO_WEIGHTS: Final = ("training_args.bin", "optimizer.", "scheduler.", "rng_state", "original/", "adapter_model.")
+_NO_WEIGHTS: Final = ("training_args.bin", "optimizer.", "scheduler.", "rng_state", "adapter_model.")
 """How files are called that end like weights and are none, or the same once more."""
 
 
@@ -30,7 +31,10 @@ class Checkpoint:
 
 def in_directory(directory: Path) -> Checkpoint:
     """A model in a directory of its own."""
-    files = {str(path.relative_to(directory)): path.stat().st_size for path in directory.rglob("*") if path.is_file()}
+    try:
+        files = {entry.name: entry.stat().st_size for entry in os.scandir(directory) if entry.is_file()}
+    except OSError as error:
+        return Checkpoint(str(directory), unreadable=f"{directory} cannot be read: {error.strerror}")
     path = directory / "config.json"
     try:
         config = json.loads(path.read_text())
@@ -47,7 +51,7 @@ def weights(files: Mapping[str, int]) -> int:
         sizes = {
             name: size
             for name, size in files.items()
-            if name.endswith(endings) and not any(part in name for part in _NO_WEIGHTS)
+            if name.endswith(endings) and "/" not in name and not any(part in name for part in _NO_WEIGHTS)
         }
         # Mistral stores the same twice.
         single = {name: size for name, size in sizes.items() if not name.startswith("consolidated")}
@@ -65,4 +69,4 @@ def snapshot(model: str, revision: str, cache: Path) -> Path | None:
     except OSError:
         commit = name
     found = kept / "snapshots" / commit
-    return found if found.is_dir() else None
+    return found if os.path.isdir(found) else None

@@ -96,7 +96,7 @@ def _method(text: Mapping[str, Any]) -> str:
 
 
 def _all_alike(kinds: Any) -> bool:
-    return not kinds or set(kinds) == {"full_attention"}
+    return not isinstance(kinds, list) or all(kind == "full_attention" for kind in kinds)
 
 
 def _longest(text: Mapping[str, Any], kind: str) -> int | None:

@@ -1,5 +1,6 @@
 """Looks at one thing after the other and tells each finding at once, since some take seconds."""
 
+import os
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -151,9 +152,9 @@ def _host(case: _Case) -> Iterator[Finding]:
 
 def _model(case: _Case) -> Iterator[Finding]:
     model = case.asked.model
-    if Path(model).expanduser().is_dir():
-        yield from _checkpoint(case, checkpoint.in_directory(Path(model).expanduser()))
-    elif Path(model).is_file():
+    if os.path.isdir(model):
+        yield from _checkpoint(case, checkpoint.in_directory(Path(model)))
+    elif os.path.isfile(model):
         yield unknown("model", f"{model} is a file; only directories and models of the hub are looked into")
     elif model.startswith(("/", ".", "~")) or model.count("/") > 1:
         yield problem("model", f"there is no directory {model}", "give one with a config.json, or a model of the hub")

@@ -82,7 +82,7 @@ def _asked(model: str, revision: str, environ: Mapping[str, str]) -> Answer:
     except (OSError, ValueError, http.client.HTTPException) as error:
         return Answer(f"{_home(environ)} cannot be reached ({getattr(error, 'reason', None) or error})")
     listed = said.get("siblings", []) if isinstance(said, dict) else []
-    files = {str(one.get("rfilename")): int(one.get("size") or 0) for one in listed}
+    files = {str(one.get("rfilename")): int(one.get("size") or 0) for one in listed if isinstance(one, dict)}
     try:
         config = _get(f"{_home(environ)}/{name}/resolve/{branch}/config.json", headers)
     except urllib.error.HTTPError as error:

@@ -43,7 +43,7 @@ def _has_entries(directory: Path) -> bool:
 
 def free_bytes(path: Path) -> int | None:
     """What is free where this directory is, or would be made; None if it cannot be written to."""
-    there = next(one for one in (path, *path.parents) if one.exists())
+    there = next(one for one in (path, *path.parents) if os.path.exists(one))  # also where it may not be looked into
     if not os.access(there, os.W_OK | os.X_OK):
         return None
     return shutil.disk_usage(there).free

@@ -23,16 +23,15 @@ class Notifier:
         self._has_served = False
 
     def tell(self, standing: Callable[[], Run]) -> None:
-        """Send what changed since the last time."""
+        """Send what changed since it was last sent; what finds no room in the socket is sent the next time."""
         if not self._address.startswith(("/", "@")):
             return
         run = standing()
         self._has_served = self._has_served or serves(run)
         state = state_of(run, has_served=self._has_served)
         new = {name: text for name, text in state.items() if self._told.get(name) != text}
-        if new:
+        if new and _send(self._address, "\n".join(f"{name}={text}" for name, text in new.items())):
             self._told |= new
-            _send(self._address, "\n".join(f"{name}={text}" for name, text in new.items()))
 
 
 def serves(run: Run) -> bool:
@@ -54,8 +53,10 @@ def state_of(run: Run, *, has_served: bool) -> dict[str, str]:
     return ({"READY": "1"} if has_served else {}) | {"STATUS": "; ".join(words).replace("\n", " ")}
 
 
-def _send(address: str, text: str) -> None:
+def _send(address: str, text: str) -> bool:
     path = "\0" + address[1:] if address.startswith("@") else address
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as made:
         made.setblocking(False)
         made.sendto(text.encode(), path)
+        return True
+    return False
