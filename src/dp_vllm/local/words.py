@@ -153,7 +153,9 @@ def in_flight(count: int, seconds_left: float) -> str:
 
 STOPPING: Final = "stopping (Ctrl-C again ends everything at once)"
 STOPPING_WITH_OTHERS: Final = "stopping, because the first node does or is gone"
-NOTHING_CAME_UP: Final = "no replica came up, so there is nothing to serve"
+NOTHING_CAME_UP: Final = (
+    "no replica came up, so there is nothing to serve; `dp-vllm doctor` with the same words looks for what is wrong"
+)
 NOTHING_IS_LEFT: Final = "all replicas stay down, so there is nothing left to serve"
 NO_GATEWAY: Final = "the gateway does not come up, so nothing can be served"
 KILLING: Final = "killing what is left"
