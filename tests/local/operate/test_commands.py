@@ -87,7 +87,9 @@ def test_a_roll_stops_at_a_replica_that_does_not_come_back(tmp_path: Path, capsy
         assert "replica 2: serves" in capsys.readouterr().out
 
 
-def test_one_command_at_a_time_changes_a_run_and_ctrl_c_leaves_the_order_in_force(tmp_path: Path) -> None:
+def test_one_command_at_a_time_changes_a_run_and_ctrl_c_leaves_the_order_in_force(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with serving(tmp_path, "", "") as served:
         served.set_in_flight(0, 1)
         words = python("-m", "dp_vllm", "drain", "0")
@@ -105,7 +107,9 @@ def test_one_command_at_a_time_changes_a_run_and_ctrl_c_leaves_the_order_in_forc
         served.set_in_flight(0, 0)
         wait_until(lambda: "0" not in served.pids(), "it ended")
         assert call(change.drain, "0", "--name", "run") == 0, "it is down"
+        capsys.readouterr()
         assert call(change.restart, "0", "1") == 0
+        assert capsys.readouterr().out.startswith("no other replica serves, so clients get 503 until one is back\n")
         assert set(served.pids()) == {"gateway", "0", "1"}
 
 

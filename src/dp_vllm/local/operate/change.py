@@ -154,6 +154,8 @@ def _stop(found: Found, names: tuple[str, ...], timeout: float, then: Then) -> N
 def _restart(found: Found, now: Look, names: tuple[str, ...], timeout: float, console: Console) -> dict[str, str]:
     """Restart these at once; what is wrong with those that did not come back."""
     starts = {one.name: one.starts for one in now.run.replicas}
+    if now.serving and set(now.serving) <= set(names):
+        console.print("no other replica serves, so clients get 503 until one is back", soft_wrap=True)
     _stop(found, names, timeout, Then.START)
     return watch.through(found, names, lambda look, name: steps.come(look, name, starts[name]), console)
 
