@@ -78,7 +78,7 @@ class Aftermath:
             ready_seconds=ready_seconds,
             exit=end,
             problem=problem,
-            lines=stacks.said_before(lines) if self._stacks else lines,
+            lines=lines,
             stacks=self._stacks,
             oom_kills=cgroup.oom_kills() - self._oom_kills,
         )

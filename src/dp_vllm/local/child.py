@@ -56,6 +56,8 @@ class Child:
         self._log_begin = 0
         self._hung = ""
         """Why the present life is ended for hanging."""
+        self._said: list[str] = []
+        """The last that it said before it was asked for its stacks, which may be long."""
         self._hangs = asyncio.Event()
 
     @property
@@ -153,7 +155,7 @@ class Child:
     def end_hung(self, why: str) -> None:
         """Kill it because it hangs, once its Python processes have said where they are; `why` is for people."""
         if self._running:
-            self._hung = why
+            self._hung, self._said = why, self.last_lines()
             self._hangs.set()
             self._changed()
 
@@ -169,7 +171,7 @@ class Child:
             self._keep.aftermath.begin()
             async with running(self._keep.program) as self._running:
                 how = await self._until_its_end(self._running)
-                await self._note_end(how, self.last_lines())
+                await self._note_end(how, self._said if self._hung else self.last_lines())
             await self._keep.aftermath.clear_away()
         except OSError as error:
             await self._note_end(None, [str(error)])
@@ -209,13 +211,10 @@ class Child:
 
     async def _until_its_end(self, program: Running) -> Exit:
         async with asyncio.TaskGroup() as tasks:
-            watching = (self._until_ready(), self._keep.aftermath.watch(program))
-            chores = [tasks.create_task(chore) for chore in watching]
+            chores = [tasks.create_task(self._until_ready()), tasks.create_task(self._keep.aftermath.watch(program))]
             hanging = tasks.create_task(self._until_hung(program))
             how = await program.exit()
-            if not self._hung:
-                hanging.cancel()
-            for chore in chores:
+            for chore in chores if self._hung else (*chores, hanging):
                 chore.cancel()
         await self._keep.aftermath.see_last(program)
         return how
@@ -235,15 +234,13 @@ class Child:
         self._changed()
 
     async def _note_end(self, how: Exit | None, lines: list[str]) -> None:
-        """`how` is None if it could not be started, and `lines` say why."""
+        """`how` is None if it could not be started, and `lines` say why. Whom a signal ended had no last word."""
         problem = "it cannot be started" if how is None else self._hung
         ready_at = self.observed.ready_at
         ready_seconds = None if ready_at is None else time.monotonic() - ready_at
         cause, folder = None, None
         if self.observed.stop is None:
-            written = self._keep.aftermath.write_down(self.starts, ready_seconds, how, problem, lines)
-            cause, folder = await written
-        # Whom a signal ended had no last word.
+            cause, folder = await self._keep.aftermath.write_down(self.starts, ready_seconds, how, problem, lines)
         last_line = logs.last_words(lines)[:LONGEST] if how is None or how.code is not None else ""
         end = End(time.monotonic(), ready_seconds, problem or str(how), str(cause or "")[:LONGEST], last_line, folder)
         ends = plan.ends_after(self.observed.ends, end, self.limits)

@@ -12,7 +12,6 @@ import re
 import resource
 import signal
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,9 +21,6 @@ from dp_vllm.local import logs, pids
 
 SECONDS: Final = 3.0
 """How long one process may take to write. One that the kernel holds never does."""
-
-_MARK: Final = "dp-vllm: process "
-"""So begins what each process says."""
 
 _CAUGHT: Final = re.compile(r"^SigCgt:\s*([0-9a-f]+)$", re.MULTILINE)
 """The signals that a process handles, a bit each, in /proc/PID/status."""
@@ -42,18 +38,12 @@ def take(guardian: int, main: int, log: Path) -> str:
     for pid in processes:
         if _writes_stacks(pid):
             with contextlib.suppress(OSError):
-                logs.append(log, f"{_MARK}{pid} ({_name(pid)})")
+                logs.append(log, f"dp-vllm: process {pid} ({_name(pid)})")
             _abort(pid)
     with contextlib.suppress(OSError), log.open("rb") as file:
         file.seek(begin)
         return file.read().decode(errors="replace")
     return ""
-
-
-def said_before(lines: Sequence[str]) -> Sequence[str]:
-    """The lines of a log up to the stacks."""
-    begin = next((number for number, line in enumerate(lines) if line.startswith(_MARK)), len(lines))
-    return lines[:begin]
 
 
 def _writes_stacks(pid: int) -> bool:
