@@ -73,6 +73,19 @@ def test_the_weight_decides_between_a_cache_and_a_wait() -> None:
     assert hits == [0.5, 1.0]
 
 
+def test_a_short_prompt_waits_for_no_long_one_that_the_gateway_keeps_back() -> None:
+    """One engine reads a first prompt when a long one comes, and then a short one."""
+    lengths = ((0, 1, 5120), (10, 2, 51200), (20, 3, 512))
+    lines = text(*(line(at, *range(100 * n, 100 * n + tokens // 512), tokens=tokens) for at, n, tokens in lengths))
+    firsts = [
+        found("--replicas", "1", "--policy", "prefix", "--replica-ahead-seconds", seconds, given=lines)["policies"][
+            "prefix"
+        ]
+        for seconds in ("3600", "0")
+    ]
+    assert firsts[1]["first_p50_seconds"] < 0.5 < 3 < firsts[0]["first_p50_seconds"]
+
+
 @pytest.mark.parametrize(("words", "tokens"), [((), 500), (("--block-tokens", "512"), 512)])
 def test_a_block_is_as_long_as_the_flag_says_or_the_trace(words: tuple[str, ...], tokens: int) -> None:
     given = text(*(one | {"block_tokens": 500} for one in LINES))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ import click
 
 from dp_vllm.errors import BadSettings
 from dp_vllm.number import Number
-from dp_vllm.policy import PREFIX_WEIGHT, Policy
+from dp_vllm.policy import AHEAD_SECONDS, PREFIX_WEIGHT, Policy
 from dp_vllm.replay import report, source, trace
 from dp_vllm.replay.fleet import Answer, Arrival, Fleet, Sizes, arrivals
 from dp_vllm.replay.report import Report
@@ -71,6 +71,12 @@ _MORE_THAN_0: Final = Number(1e-6, 1e9)
 @click.option("--decode-step-seconds", type=_MORE_THAN_0, default=0.02, help="Length of a step.")
 @click.option("--decode-growth-seconds", type=Number(0, 1e9), default=0.0001, help="For each sequence that decodes.")
 @click.option("--prefix-weight", type=Number(0, 1000), default=PREFIX_WEIGHT, help="The gateway's.")
+@click.option(
+    "--replica-ahead-seconds",
+    type=Number(0, 3600),
+    default=AHEAD_SECONDS,
+    help="The gateway's. 3600: nothing is kept back.",
+)
 @click.option("--json", "as_json", is_flag=True, help="All figures, as JSON.")
 def main(**given: Any) -> int:
     """What each policy of the gateway would have made of TRACE: requests in Mooncake's format, as published or as
@@ -84,7 +90,13 @@ def main(**given: Any) -> int:
     sizes = Sizes(given["replicas"], block_tokens, given["kv_blocks"], pace)
     coming = arrivals(requests, sizes, speed=given["speed"], first=given["first"])
     ideal = trace.ideal_hit_rate(requests, block_tokens, sizes.replicas * sizes.kv_blocks)
-    found = _compare(coming, sizes, ideal, given["policies"], given["prefix_weight"])
+    fleets = {
+        policy: Fleet(
+            *(sizes, policy), prefix_weight=given["prefix_weight"], ahead_seconds=given["replica_ahead_seconds"]
+        )
+        for policy in given["policies"]
+    }
+    found = _compare(coming, sizes, ideal, fleets)
     click.echo(json.dumps(asdict(found), indent=2) if given["as_json"] else report.as_text(found))
     return 0
 
@@ -97,13 +109,11 @@ def _part(requests: list[Request], first: int, end: int | None) -> list[Request]
     return trace.from_zero(requests[first:end])
 
 
-def _compare(
-    coming: list[Arrival], sizes: Sizes, ideal: float, policies: Iterable[Policy], prefix_weight: float
-) -> Report:
-    rows = {}
-    for policy in policies:
-        fleet = Fleet(sizes, policy, prefix_weight=prefix_weight)
-        rows[policy.value] = report.row(list(_watched(fleet.run(coming), policy.value, len(coming))), ideal)
+def _compare(coming: list[Arrival], sizes: Sizes, ideal: float, fleets: Mapping[Policy, Fleet]) -> Report:
+    rows = {
+        policy.value: report.row(list(_watched(fleet.run(coming), policy.value, len(coming))), ideal)
+        for policy, fleet in fleets.items()
+    }
     seconds = coming[-1].at_seconds
     could_read = sizes.pace.prefill_tokens_per_second * sizes.replicas * seconds
     load = sum(arrival.facts.tokens for arrival in coming) / could_read if seconds else None
