@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from dp_vllm.engine.command import SIM, Command, Engine
-from dp_vllm.local import staging
 from dp_vllm.local.compiled import Compiled, beside_cache, staged
 from dp_vllm.local.deployment import Replica
 from dp_vllm.local.staging import STILL_SECONDS, Decision, Start, decide
@@ -40,26 +39,11 @@ WAITING = Start("1")
             Decision("", "replicas 0 and 1 went ahead and failed"),
             id="it is no chance",
         ),
-        pytest.param([Start("0", failed=True)], Decision("", "none is left that could go ahead"), id="all told to end"),
+        pytest.param([], Decision(""), id="all told to end"),
     ],
 )
 def test_who_goes_ahead(starts: list[Start], expected: Decision) -> None:
     assert decide(starts, NOW) == expected
-
-
-@pytest.mark.parametrize(
-    ("replicas", "cpus", "compiles", "compiled_before", "expected"),
-    [
-        (2, 2, True, False, True),
-        (1, 1, True, False, False),
-        (2, 2, False, False, False),
-        (2, 2, True, True, False),
-        (8, 64, True, False, False),
-        (8, 31, True, False, True),
-    ],
-)
-def test_whether_it_gains(replicas: int, cpus: int, compiles: bool, compiled_before: bool, expected: bool) -> None:
-    assert staging.is_worth_it(replicas, cpus, compiles=compiles, compiled_before=compiled_before) is expected
 
 
 def replica(name: str, *words: str, model: str = "m") -> Replica:
@@ -73,22 +57,26 @@ VLLM = Engine("vllm 0.32.0", ("vllm", "serve"))
 def test_replicas_of_one_model_share_and_the_next_start_knows_it(tmp_path: Path) -> None:
     notes = Compiled(tmp_path / "notes")
     two = [replica("0", "--seed", "7"), replica("1", "--seed", "8"), replica("2", model="other")]
-    first, second, other = staged(two, VLLM, notes, 2, wanted=None)
+    first, second, other = staged(two, VLLM, notes)
     assert first.shares == second.shares != ""
     assert other.shares == "", "it is the only one of its model"
     notes.note(first.shares)
-    assert not any(each.shares for each in staged(two, VLLM, notes, 2, wanted=None))
-    assert staged(two, VLLM, notes, 2, wanted=True)[1].shares == first.shares
-    newer = staged(two, Engine("vllm 0.33.0", ()), notes, 2, wanted=None)
+    assert not any(each.shares for each in staged(two, VLLM, notes))
+    newer = staged(two, Engine("vllm 0.33.0", ()), notes)
     assert newer[0].shares not in ("", first.shares), "another version compiles anew"
 
 
 def test_who_compiles_nothing_waits_for_nobody(tmp_path: Path) -> None:
     notes = Compiled(tmp_path)
     eager = [replica("0", "--enforce-eager"), replica("1", "--enforce-eager")]
-    assert not any(each.shares for each in staged(eager, VLLM, notes, 2, wanted=None))
-    assert not any(each.shares for each in staged([replica("0"), replica("1")], SIM, notes, 2, wanted=None))
-    assert not any(each.shares for each in staged([replica("0"), replica("1")], VLLM, notes, 2, wanted=False))
+    assert not any(each.shares for each in staged(eager, VLLM, notes))
+
+
+def test_simulated_engines_compile_anew(tmp_path: Path) -> None:
+    notes, two = Compiled(tmp_path), [replica("0"), replica("1")]
+    key = staged(two, SIM, notes)[0].shares
+    notes.note(key)
+    assert staged(two, SIM, notes)[0].shares == key != ""
 
 
 @pytest.mark.parametrize(

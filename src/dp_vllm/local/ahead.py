@@ -28,7 +28,7 @@ class Ahead:
         return {name for key in sorted(self._staged) for name in self._hold(key, replicas, now)}
 
     def _hold(self, key: str, replicas: Sequence[tuple[Replica, Child]], now: float) -> set[str]:
-        children = [child for replica, child in replicas if replica.shares == key]
+        children = [child for replica, child in replicas if replica.shares == key and child.observed.stop is None]
         waiting = [child for child in children if not child.has_begun]
         decision = staging.decide([_start(child) for child in children], now)
         if decision.ahead:
@@ -55,5 +55,5 @@ def _start(child: Child) -> Start:
         name=child.name,
         news_at=child.news_at if child.has_begun else None,
         shares=past or child.was_ready,
-        failed=bool(child.observed.ends) or child.observed.stop is not None,
+        failed=bool(child.observed.ends),
     )

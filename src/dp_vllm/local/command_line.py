@@ -57,8 +57,9 @@ def understand(words: Sequence[str], environ: Mapping[str, str]) -> Request | No
 
     def arranged(first: int, models: Sequence[Model]) -> Deployment:
         deployment = arrange(asked, models, engine, visible, directory, environ, job, first=first)
-        cpus, compiled_here = len(os.sched_getaffinity(0)), compiled.beside_cache(environ)
-        replicas = compiled.staged(deployment.replicas, engine, compiled_here, cpus, wanted=settings.staged_start)
+        replicas = deployment.replicas
+        if settings.staged_start:
+            replicas = compiled.staged(replicas, engine, compiled.beside_cache(environ))
         warnings = (*notes, *left_out, *doubts(environ, job), *deployment.warnings)
         return replace(deployment, replicas=replicas, warnings=warnings)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 from dp_vllm.engine.command import Engine
-from dp_vllm.local import staging
 from dp_vllm.local.deployment import Replica
 from dp_vllm.local.gpus import TASKSET
 
@@ -53,18 +52,14 @@ def key_of(engine: str, replica: Replica) -> str:
     return hashlib.sha256("\0".join(words).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
-def staged(
-    replicas: Sequence[Replica], engine: Engine, notes: Compiled, cpus: int, *, wanted: bool | None
-) -> tuple[Replica, ...]:
-    """The replicas, each with the key of what it shares; `wanted` says whether they shall, None where that gains."""
+def staged(replicas: Sequence[Replica], engine: Engine, notes: Compiled) -> tuple[Replica, ...]:
+    """The replicas, each with the key of what it shares with others; without one if it would wait for nothing."""
     keys = [key_of(engine.name, replica) for replica in replicas]
     counts = Counter(keys)
 
     def shares(replica: Replica, key: str) -> bool:
-        if wanted is not None:
-            return wanted and counts[key] > 1
-        compiles = not engine.simulated and not _EAGER & set(replica.command.argv)
-        return staging.is_worth_it(counts[key], cpus, compiles=compiles, compiled_before=notes.has(key))
+        done = not engine.simulated and notes.has(key)
+        return counts[key] > 1 and not done and not _EAGER & set(replica.command.argv)
 
     return tuple(
         replace(replica, shares=key) if shares(replica, key) else replica

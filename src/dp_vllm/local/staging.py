@@ -1,4 +1,4 @@
-"""Decides whether replicas of a model start one ahead of the others, and who waits for whom. Pure.
+"""Decides which replica of a model starts ahead of the others, and how long they wait for it. Pure.
 
 The one ahead compiles the model; the others then find what it compiled and start together. Weights need no such care:
 processes that read one file at the same time read it once, through the page cache. What a replica does again, after it
@@ -9,19 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-ENOUGH_CPUS: Final = 4
-"""For each replica: with so many they compile side by side as fast as one alone, and waiting would only cost time."""
-
 STILL_SECONDS: Final = 600.0
 """Whoever is ahead and tells nothing new for so long is waited for no more: as long as vLLM waits for its own core."""
 
 FAILURES: Final = 2
 """So many that went ahead and failed are no chance: the others may as well start, and be seen to fail."""
-
-
-def is_worth_it(replicas: int, cpus: int, *, compiles: bool, compiled_before: bool) -> bool:
-    """Whether so many replicas of one model gain by waiting for one of them, on a machine with so many CPUs."""
-    return replicas > 1 and compiles and not compiled_before and cpus < replicas * ENOUGH_CPUS
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +26,7 @@ class Start:
     shares: bool = False
     """It is through with what the others can share."""
     failed: bool = False
-    """It ended, or was told to."""
+    """It ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +42,7 @@ class Decision:
 
 
 def decide(starts: Sequence[Start], now: float) -> Decision:
-    """Who of the replicas of one model is ahead."""
+    """Who is ahead of the replicas of one model that are to run."""
     through = [each.name for each in starts if each.shares]
     if through:
         return Decision("", f"replica {through[0]} has compiled the model", compiled=True)
@@ -63,4 +55,4 @@ def decide(starts: Sequence[Start], now: float) -> Decision:
         if each.news_at is not None and now - each.news_at > STILL_SECONDS:
             return Decision("", f"replica {each.name}, which went ahead, has told nothing new for {STILL_SECONDS:g} s")
         return Decision(each.name)
-    return Decision("", "none is left that could go ahead")
+    return Decision("")

@@ -171,7 +171,7 @@ def memory_is_missing(found: str, seconds: float) -> str:
 
 def goes_ahead(name: str, waiting: int) -> str:
     others = "the other one waits" if waiting == 1 else f"the other {waiting} wait"
-    return f"replica {name} goes ahead and compiles the model; {others}, to find it compiled (--no-staged-start: don't)"
+    return f"replica {name} goes ahead and compiles the model; {others}, to find it compiled"
 
 
 def waits_for(name: str) -> str:

@@ -47,8 +47,7 @@ class Settings:
     record: Path | None = None
     shutdown_timeout_seconds: float = 5.0
     hang_timeout_seconds: float = HANG_SECONDS
-    staged_start: bool | None = None
-    """Whether one replica compiles the model before the others start; None to have it decided."""
+    staged_start: bool = False
     node_timeout_seconds: float = 120.0
     name: str | None = None
     log_dir: Path | None = None
@@ -278,8 +277,8 @@ RUN: Final = (
     Setting(
         "--staged-start",
         "",
-        "",
-        "one replica compiles the model first, the others wait for that; without the flag where that saves time",
+        "no",
+        "the first time a model starts here, one replica compiles it and the others wait for that",
         takes=_YES_NO,
     ),
     Setting("--name", "NAME", "the port", "what the run is called"),
