@@ -40,6 +40,7 @@ def test_models_and_what_stands_beside_them_are_read_with_their_places() -> None
         (CHAT.replace("chat", "x" * 41), "f.yaml:4: 'xxxxx"),
         (CHAT.replace("  name: chat\n", ""), "f.yaml:3: metadata.name is missing; give the model a name"),
         (CHAT.replace("v1alpha1", "v2"), "f.yaml:1: apiVersion: 'dpvllm.io/v2' is not known; write dpvllm.io/v1alpha1"),
+        (CHAT + "replicas: 2\n", "f.yaml:7: replicas is not a field of an object; does it belong to spec?"),
         ("model: m\n", "f.yaml:1: this is no DPModel; one begins with `apiVersion: dpvllm.io/v1alpha1` and `kind: "),
         ("\n\nserve me", "f.yaml:3: an object is a mapping, like `kind: DPModel`"),
         (CHAT + "  engine: [\n", "f.yaml:8: this is not YAML: expected the node content, but found '<stream end>'"),

@@ -203,7 +203,7 @@ def test_what_cannot_be_served_together_is_refused(tmp_path: Path, models: list[
         (("--served-model-name", "x"), "--served-model-name belongs to one model, and the models are in --file; use s"),
         (("--max-model-len", "1"), "--max-model-len belongs to one model, and the models are in --file; write it into"),
         (("--of-tomorrow",), "--of-tomorrow belongs to one model, and the models are in --file; write it into spec.en"),
-        (("org/m",), "MODEL: 'org/m' beside --file, whose objects name the models; leave it out"),
+        (("org/m",), "MODEL: 'org/m' beside --file, whose objects name the models; leave it out, or if"),
         (("--model", "org/m"), "--model belongs to one model, and the models are in --file; use spec.model"),
     ],
 )

@@ -15,6 +15,7 @@ from dp_vllm.errors import BadSettings
 from dp_vllm.spec import BadSpec, DPModelSpec, object_name, unknown
 
 _VERSION: Final = f"{names.API_GROUP}/{names.API_VERSION}"
+_FIELDS: Final = ("apiVersion", "kind", "metadata", "spec", "status")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,11 @@ def _model(body: dict[Any, Any], node: yaml.MappingNode, source: str) -> Documen
     if body.get("apiVersion") != _VERSION:
         found = body.get("apiVersion")
         raise BadSettings(f"{_at(source, node, 'apiVersion')}: apiVersion: {found!r} is not known; write {_VERSION}")
+    for field in body:
+        if field not in _FIELDS:
+            raise BadSettings(
+                f"{_at(source, node, str(field))}: {field} is not a field of an object; does it belong to spec?"
+            )
     if name is None:
         raise BadSettings(f"{_at(source, node, 'metadata')}: metadata.name is missing; give the model a name")
     if not object_name.fits(name):

@@ -26,7 +26,10 @@ def demand_none(given: Iterable[tuple[str, Typed]], ours: Iterable[str]) -> None
     free = set(ours) - _INSTEAD.keys() - {"--tensor-parallel-size", "--pipeline-parallel-size"}
     for source, item in given:
         if not item.spelling:
-            raise BadSettings(f"MODEL: {item.words[0]!r} beside {FILE}, whose objects name the models; leave it out")
+            raise BadSettings(
+                f"MODEL: {item.words[0]!r} beside {FILE}, whose objects name the models; leave it out, or if it is "
+                "another file, write -f before it"
+            )
         if item.spelling != "--" and (item.flag is None or item.flag.name not in free):
             raise BadSettings(f"{source} belongs to one model, and the models are in {FILE}; {_instead(item)}")
 
