@@ -192,7 +192,8 @@ async def _finish(
     ended.clear()
     async with asyncio.TaskGroup() as group:
         last = group.create_task(done)
-        again = group.create_task(ended.wait())
+        # Whoever handed us our sockets kills us to end sooner, and Slurm sends each process of a job what it sends us.
+        again = group.create_task(asyncio.Event().wait() if config.listen_fds else ended.wait())
         limit = config.shutdown_timeout_seconds
         await asyncio.wait((last, again), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         gateway.proxy.stop("the server is shutting down")

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import wire
 from programs import wait_until
 from slurm.bed import Bed
 
 SERVE = (sys.executable, "-I", "-m", "dp_vllm", "serve", "demo/model", "--engine", "sim")
+TWO = ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=4", "--label")
+CHAT = "/v1/chat/completions"
 START_SECONDS = 60.0
 
 
@@ -69,6 +72,11 @@ class Job:
             seconds=START_SECONDS,
         )
         assert self.process.poll() is None, self.output()
+
+
+def chat(served: Job, text: str, tokens: int = 8) -> wire.Answer:
+    body = {"model": "demo/model", "messages": [{"role": "user", "content": text}], "max_tokens": tokens}
+    return wire.ask(served.url, "POST", CHAT, body)
 
 
 @contextlib.contextmanager

@@ -10,17 +10,9 @@ import pytest
 import wire
 from programs import wait_until
 from slurm.bed import Bed
-from slurm.jobs import SERVE, Job, job
+from slurm.jobs import CHAT, SERVE, TWO, Job, chat, job
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
-
-TWO = ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=4", "--label")
-PORT_OF_A_CHAT = "/v1/chat/completions"
-
-
-def chat(served: Job, text: str, tokens: int = 8) -> wire.Answer:
-    body = {"model": "demo/model", "messages": [{"role": "user", "content": text}], "max_tokens": tokens}
-    return wire.ask(served.url, "POST", PORT_OF_A_CHAT, json.dumps(body).encode(), {"content-type": "application/json"})
 
 
 def test_one_endpoint_serves_with_both_nodes_until_the_job_ends(bed: Bed) -> None:
@@ -30,7 +22,7 @@ def test_one_endpoint_serves_with_both_nodes_until_the_job_ends(bed: Bed) -> Non
         assert {answer.status for answer in asked} == {200}
         used = Counter(answer.headers["x-dp-vllm-replica"] for answer in asked)
         assert set(used) == set("01234567"), used
-        there = [path.read_text().count(PORT_OF_A_CHAT) for path in sorted(served.logs.glob("replica-[4-7].log"))]
+        there = [path.read_text().count(CHAT) for path in sorted(served.logs.glob("replica-[4-7].log"))]
         assert all(there), "the other node's engines answered too"
         assert not (served.logs / "nodes.json").exists(), "the secret lies about no longer than needed"
         _a_stranger_is_refused(bed, served)
@@ -58,9 +50,7 @@ def _a_stranger_is_refused(bed: Bed, served: Job) -> None:
 def test_a_killed_engine_on_another_node_costs_no_answer(bed: Bed) -> None:
     with job(bed, *TWO, flags=["-dp", "4", "--sim-prefill-tokens-per-second", "2000"]) as served:
         served.wait_for(4)
-        (victim,) = [
-            each for each in bed.processes() if "replica-3.sock" in " ".join(each.cmdline()[:40]) and _is_sim(each)
-        ]
+        (victim,) = (each for each in bed.processes() if _is_engine(each, "replica-3.sock"))
         answers: list[wire.Answer] = []
         threads = [
             threading.Thread(target=lambda number=number: answers.append(chat(served, f"{number} " * 2000)))
@@ -76,9 +66,9 @@ def test_a_killed_engine_on_another_node_costs_no_answer(bed: Bed) -> None:
         served.wait_for(4)
 
 
-def _is_sim(process: psutil.Process) -> bool:
+def _is_engine(process: psutil.Process, socket: str) -> bool:
     words = process.cmdline()
-    return "dp_vllm.sim" in words
+    return "dp_vllm.sim" in words and any(word.endswith(socket) for word in words)
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,8 @@ class Order:
     sizes: Sizes = Sizes()
     variables: Mapping[str, str] = field(default_factory=dict)
     """The user's variables for the engine."""
+    drain_seconds: int = 0
+    """So long its requests may go on after SIGTERM, where that may come from others than who waits for them."""
 
 
 def replica_command(order: Order, address: str, gpus: Sequence[str], environ: Mapping[str, str]) -> Command:
@@ -124,6 +126,7 @@ def replica_command(order: Order, address: str, gpus: Sequence[str], environ: Ma
             *order.words,
             *order.sizes.words,
             *(word for name, values in _ADDED if name not in order.flags for word in (name, *values)),
+            *(("--shutdown-timeout", str(order.drain_seconds)) if order.drain_seconds else ()),
             *_listening(address),
         ),
         variables={**order.variables, **_variables(gpus, environ)},

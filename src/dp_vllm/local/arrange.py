@@ -1,6 +1,7 @@
 """Makes the deployment out of what was asked, the engine that was found and the GPUs that are visible. Pure."""
 
 import itertools
+import math
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from dp_vllm.local.slurm.allocation import Allocation
 
 _FAULT_HANDLER: Final = "PYTHONFAULTHANDLER"
 
+_LONGER_SECONDS: Final = 5
+"""So much more patience have engines than their supervisor: one whose own is over never ends."""
 _EVERYWHERE: Final = (None, "", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 
@@ -40,7 +43,9 @@ def arrange(
 ) -> Deployment:
     """The whole deployment. `visible` is None if the engines use no GPUs; `first` is the first replica's number."""
     settings = asked.settings
-    place = _Place(engine, directory, environ)
+    # Slurm sends SIGTERM to all processes of a step. Those that answer requests go on until the supervisor ends them.
+    drain = math.ceil(settings.shutdown_timeout_seconds) + _LONGER_SECONDS if job else 0
+    place = _Place(engine, directory, environ, drain)
     groups = settings.gpu_groups
     _demand_apart(settings, sum(model.copies for model in models))
 
@@ -81,6 +86,8 @@ class _Place:
     engine: Engine
     directory: RunDirectory
     environ: Mapping[str, str]
+    drain_seconds: int
+    """What engines are told of how long their requests may go on after SIGTERM; 0 for not at all."""
 
 
 def _replicas(
@@ -94,7 +101,16 @@ def _replicas(
         socket = f"unix:{place.directory.replica_socket(name)}"
         address = socket if ports is None else next(ports)
         words = model.words if model.first_seed is None else (*model.words, "--seed", str(model.first_seed + number))
-        order = Order(place.engine, model.model, words, model.flags, model.config, model.sizes, model.variables)
+        order = Order(
+            place.engine,
+            model.model,
+            words,
+            model.flags,
+            model.config,
+            model.sizes,
+            model.variables,
+            place.drain_seconds,
+        )
         command = _telling(replica_command(order, address, share.gpus, place.environ), place.environ)
         command = _near(share.cpus, order, command)
         worst_link = None if share.worst_link is None else str(share.worst_link)

@@ -27,6 +27,9 @@ except ImportError:  # not on this platform
 HEAD_BYTES: Final = 256 << 10
 """How long a request's head may be; vLLM itself takes less."""
 
+LOOK_SECONDS: Final = 0.1
+"""How often it is looked at the end whether anybody is inside."""
+
 HEAD_SECONDS: Final = 10.0
 """How long a connection may take to show the secret."""
 
@@ -71,11 +74,13 @@ class Side(asyncio.Protocol):
 class Visitor(Side):
     """The connection from outside, which has to show the secret first."""
 
-    def __init__(self, secret: bytes, engine: str, tasks: set[asyncio.Task[None]]) -> None:
+    def __init__(self, secret: bytes, engine: str, tasks: set[asyncio.Task[None]], inside: "set[Visitor]") -> None:
         self._wanted = b"Bearer " + secret
         self._engine = engine
         self._tasks = tasks
         """Those that connect to engines: the loop alone would forget them."""
+        self._inside = inside
+        """Those that an engine may be answering."""
         self._head = bytearray()
         self._known = False
 
@@ -105,6 +110,7 @@ class Visitor(Side):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._limit.cancel()
+        self._inside.discard(self)
         super().connection_lost(error)
 
     async def _enter(self) -> None:
@@ -117,6 +123,7 @@ class Visitor(Side):
             engine.transport.close()
             return
         engine.other, self.other = self, engine
+        self._inside.add(self)
         engine.transport.write(bytes(self._head))
         self._head.clear()
         self.transport.resume_reading()
@@ -139,17 +146,20 @@ def shows(head: bytes, wanted: bytes) -> bool:
 
 
 async def serve(secret: bytes, doors: tuple[tuple[int, str], ...]) -> None:
-    """Keep the doors open until SIGTERM."""
+    """Keep the doors open until SIGTERM, and then as long as anybody is inside: answers pass through them."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     tasks: set[asyncio.Task[None]] = set()
+    inside: set[Visitor] = set()
     for fd, engine in doors:
         # The engine's path is bound now: each door has its own.
         await loop.create_server(
-            lambda engine=engine: Visitor(secret, engine, tasks),  # type: ignore[misc]
+            lambda engine=engine: Visitor(secret, engine, tasks, inside),  # type: ignore[misc]
             sock=socket.socket(fileno=fd),
         )
     await ended.wait()
+    while inside:  # noqa: ASYNC110 - once, at the end
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 def _door(word: str) -> tuple[int, str]:
