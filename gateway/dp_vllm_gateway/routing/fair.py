@@ -65,6 +65,9 @@ class Line(Generic[Waiting]):
 
     def in_order(self) -> Iterator[Entry[Waiting]]:
         """All, the one who is next first. Nobody may join or leave meanwhile."""
+        if len(self._flows) == 1:  # as where there are no keys: nothing is to be merged
+            yield from next(iter(self._flows.values()))
+            return
         starts = dict(self._starts)
         for priority in sorted({priority for priority, _ in self._flows}):
             flows = [
