@@ -33,7 +33,8 @@ def test_the_index_names_every_file_once_and_no_other() -> None:
     named = re.findall(r"^\| \[(\S+)\]\((\S+)\) \|", INDEX.read_text(), re.MULTILINE)
 
     assert all(name == target for name, target in named)
-    assert sorted(name for name, _ in named) == sorted(file.name for file in FOLDER.iterdir() if file != INDEX)
+    files = [str(file.relative_to(FOLDER)) for file in FOLDER.rglob("*") if file.is_file() and file != INDEX]
+    assert sorted(name for name, _ in named) == sorted(files)
 
 
 def test_all_can_be_applied_side_by_side() -> None:
