@@ -197,6 +197,10 @@ def test_the_model_is_found(words: list[str], model: str) -> None:
             "--shutdown-timeout: 'nan' is not allowed; allowed are seconds from 0 to 86400",
         ),
         (
+            ["m", "--replica-ahead-seconds", "0"],
+            "--replica-ahead-seconds: '0' is not allowed; allowed are seconds above 0, at most 86400",
+        ),
+        (
             ["m", "--policy", "best"],
             "--policy: 'best' is not allowed; allowed are prefix, least-load, round-robin, power-of-two, session, "
             "consistent-hash",

@@ -73,7 +73,7 @@ _MORE_THAN_0: Final = Number(1e-6, 1e9)
 @click.option("--prefix-weight", type=Number(0, 1000), default=PREFIX_WEIGHT, help="The gateway's.")
 @click.option(
     "--replica-ahead-seconds",
-    type=Number(0, 3600),
+    type=Number(0, 3600, min_open=True),
     default=AHEAD_SECONDS,
     help="The gateway's. 3600: nothing is kept back.",
 )

@@ -244,7 +244,7 @@ ENDPOINT: Final = (
         "SECONDS",
         f"{AHEAD_SECONDS:g}",
         "how much of reading a replica may have ahead; prompts wait in the gateway for it, the short ones first",
-        values.seconds,
+        values.some_seconds,
         gateway=True,
     ),
     Setting(
@@ -252,7 +252,7 @@ ENDPOINT: Final = (
         "SECONDS",
         "30",
         "how long a request waits there before it is refused with 429, if no replica may have more",
-        values.seconds,
+        values.some_seconds,
         gateway=True,
     ),
     Setting(

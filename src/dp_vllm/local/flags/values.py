@@ -32,6 +32,16 @@ def seconds(text: str) -> float:
     return value
 
 
+def some_seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 86_400:
+        raise ValueError("allowed are seconds above 0, at most 86400")
+    return value
+
+
 def weight(text: str) -> float:
     try:
         value = float(text)
