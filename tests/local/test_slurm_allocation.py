@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dp_vllm.errors import UserError
+from dp_vllm.errors import BadSettings, UserError
+from dp_vllm.local.command_line import understand
+from dp_vllm.local.deployment import Replica
 from dp_vllm.local.flags.settings import Settings
 from dp_vllm.local.place import directory_of, listen_of, run_name
 from dp_vllm.local.slurm.allocation import Allocation, allocation, doubts, hosts
@@ -114,3 +116,28 @@ def test_in_a_job_a_port_that_nobody_asked_for_may_be_another() -> None:
 def test_others_are_told_the_nodes_name_where_they_can_use_it(settings: Settings, url: str) -> None:
     assert listen_of(settings, allocation(STEP)).url_elsewhere == url
     assert listen_of(settings, None).url_elsewhere == ""
+
+
+def asked(environ: dict[str, str], *words: str) -> tuple[Replica, ...]:
+    request = understand(("demo/model", "--engine", "sim", *words), {"HOME": "/home/x", **environ})
+    assert request is not None
+    return request.deployment.replicas
+
+
+def test_in_a_job_engines_let_requests_end_as_slurm_ends_all_processes_at_once() -> None:
+    (inside,) = asked(ONE_NODE, "--shutdown-timeout", "7.5")
+    (outside,) = asked({}, "--shutdown-timeout", "7.5")
+    where = inside.command.argv.index("--shutdown-timeout")
+    assert inside.command.argv[where + 1] == "13"
+    assert "--shutdown-timeout" not in outside.command.argv
+
+
+def test_a_rehearsal_on_one_of_several_nodes_shows_its_own_replicas() -> None:
+    gpus = {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+    assert [each.name for each in asked({**STEP, **gpus}, "-dp", "6", "--dry-run")] == ["3", "4", "5"]
+    with pytest.raises(
+        UserError, match=r"-dp 6 does not fit into the job: there is room on n1 for 2 \(4 GPUs\), on n2"
+    ):
+        asked({**STEP, **gpus}, "-dp", "6", "-tp", "2", "--dry-run")
+    with pytest.raises(BadSettings, match="--replica-ports: in a run over several nodes"):
+        asked({**STEP, **gpus}, "-dp", "6", "--replica-ports", "9000")

@@ -23,6 +23,7 @@ from dp_vllm.local.slurm.messages import Hello, Line
 from dp_vllm.local.slurm.spread import Room, divide
 
 FIRST = Allocation("1", "n1", "0", ("n1", "n2"))
+THREE = Allocation("1", "n1", "0", ("n1", "n2", "n3"))
 OTHER = Allocation("1", "n2", "0", ("n1", "n2"), rank=1)
 
 
@@ -120,10 +121,11 @@ async def test_a_first_node_that_ends_without_a_word_is_an_order_to_end(tmp_path
         assert member.is_lost and member.sight == Sight(done=frozenset("3"))
 
 
-async def test_whoever_does_not_know_the_secret_is_no_node(tmp_path: Path) -> None:
+@pytest.mark.parametrize("knows", [False, True], ids=["does not know the secret", "leaves before all are there"])
+async def test_whoever_is_no_node_of_the_run_is_not_counted(tmp_path: Path, knows: bool) -> None:
     async def wait_in_vain() -> None:
-        async with gathered(FIRST, tmp_path, 2):
-            raise AssertionError("a stranger was taken for a node")
+        async with gathered(THREE, tmp_path, 2):
+            raise AssertionError("it was taken for a node")
 
     first = asyncio.create_task(wait_in_vain())
     await until(lambda: meeting.read(tmp_path) is not None, "the first node is there")
@@ -131,10 +133,10 @@ async def test_whoever_does_not_know_the_secret_is_no_node(tmp_path: Path) -> No
     found = meeting.read(tmp_path)
     assert found is not None
     stranger = Line(*await asyncio.open_connection("127.0.0.1", found.port))
-    stranger.send(Hello("wrong", "n2", 4, 4))
-    assert await stranger.receive() is None
+    stranger.send(Hello(found.secret if knows else "wrong", "n2", 4, 4))
+    assert knows or await stranger.receive() is None
     await stranger.close()
-    with pytest.raises(UserError, match=r"n2 did not come within 2 s \(--node-timeout\).*--log-dir"):
+    with pytest.raises(UserError, match=r"n2, n3 did not come within 2 s \(--node-timeout\).*--log-dir"):
         await first
 
 

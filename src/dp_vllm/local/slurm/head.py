@@ -104,7 +104,7 @@ class Head(Crew):
 
     def _take(self, node: _Node, report: Report) -> None:
         node.endpoints, node.outlook = report.endpoints, report.outlook
-        ready = all(endpoint.state is State.READY for endpoint in node.endpoints)
+        ready = bool(node.endpoints) and all(endpoint.state is State.READY for endpoint in node.endpoints)
         if ready and not node.told_ready:
             self.say(f"{node.room.node}: all {len(node.endpoints)} replicas are ready")
         node.told_ready = ready
@@ -112,9 +112,12 @@ class Head(Crew):
 
     def _lose(self, node: _Node) -> None:
         """Its engines have ended with it, or nobody looks after them."""
+        if not self._begun:
+            del self._nodes[node.room.node]
+            return
         names = ", ".join(endpoint.name for endpoint in node.endpoints)
-        if node.endpoints and not self._ending:
-            self.say(f"the node {node.room.node} is gone, and with it the replicas {names}")
+        if not self._ending:
+            self.say(f"the node {node.room.node} is gone" + (f", and with it the replicas {names}" if names else ""))
         gone = f"its node {node.room.node} is gone"
         node.endpoints = tuple(
             replace(each, state=State.DOWN, message=f"replica {each.name} stays down: {gone}")
