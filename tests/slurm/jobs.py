@@ -51,7 +51,7 @@ class Job:
         return {}
 
     def _state(self) -> dict[str, Any]:
-        (path,) = self.bed.run_directories.glob(f"dp-vllm/job-{self.id}.0*/admin.sock")
+        path = min(self.bed.run_directories.glob(f"dp-vllm/job-{self.id}.0*/admin.sock"))  # of the first node
         connection = http.client.HTTPConnection("localhost", timeout=5)
         connection.sock = socket.socket(socket.AF_UNIX)
         with contextlib.closing(connection):

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import threading
 from collections import Counter
 
@@ -26,12 +27,21 @@ def test_one_endpoint_serves_with_both_nodes_until_the_job_ends(bed: Bed) -> Non
         assert all(there), "the other node's engines answered too"
         assert not (served.logs / "nodes.json").exists(), "the secret lies about no longer than needed"
         _a_stranger_is_refused(bed, served)
+        _a_replica_is_restarted_from_its_own_node(bed, served)
         ours = [each for each in bed.processes() if "dp_vllm" in " ".join(each.cmdline())]
         bed.command("scancel", served.id)
         served.process.wait(60)
         wait_until(lambda: served.id not in bed.jobs(), "the job is over", seconds=40)
         assert not [each for each in ours if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
         assert not list(bed.run_directories.glob(f"dp-vllm/job-{served.id}*"))
+
+
+def _a_replica_is_restarted_from_its_own_node(bed: Bed, served: Job) -> None:
+    inside = ("srun", f"--jobid={served.id}", "--overlap", "--nodes=1", "--ntasks=1", "--nodelist=n2")
+    name = f"job-{served.id}.0-n2"
+    said = bed.command(*inside, sys.executable, "-I", "-m", "dp_vllm", "restart", "5", "--name", name)
+    assert "replica 5: serves" in said
+    assert served.serves(8)
 
 
 def _a_stranger_is_refused(bed: Bed, served: Job) -> None:

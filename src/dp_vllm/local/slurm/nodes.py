@@ -16,6 +16,7 @@ from dp_vllm.local.deployment import Deployment, Replica
 from dp_vllm.local.serve import supervised
 from dp_vllm.local.slurm.head import gathered
 from dp_vllm.local.slurm.member import joined
+from dp_vllm.local.slurm.seen import telling
 from dp_vllm.local.slurm.spread import Spread
 
 
@@ -55,7 +56,8 @@ async def _other(spread: Spread) -> int:
             addresses = (f"{member.host}:{each.getsockname()[1]}" for each in sockets)
             member.doors = {each.name: at for each, at in zip(deployment.replicas, addresses, strict=True)}
             with supervised(deployment, contextlib.nullcontext(sockets), member) as supervisor:
-                status = await supervisor.run()
+                async with telling(deployment.directory.admin_socket, member):
+                    status = await supervisor.run()
         return 1 if member.is_lost else status
 
 
