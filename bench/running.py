@@ -54,7 +54,9 @@ def engines(count: int, interval_seconds: float, folder: Path, core: int) -> Ite
 
 
 @contextlib.contextmanager
-def gateway(name: str, peer: Peer, behind: Engines, folder: Path, core: int) -> Iterator[Running]:
+def gateway(
+    name: str, peer: Peer, behind: Engines, folder: Path, core: int, *, start_seconds: float = programs.START_SECONDS
+) -> Iterator[Running]:
     """A gateway before those engines, once a chat through it is answered."""
     folder.mkdir(parents=True, exist_ok=True)
     port = programs.free_port()
@@ -64,7 +66,9 @@ def gateway(name: str, peer: Peer, behind: Engines, folder: Path, core: int) -> 
         with on_core(core):
             log = folder / "output.log"
             program = stack.enter_context(
-                programs.running(command.argv, log, ready=lambda: _answers(address), env=command.env)
+                programs.running(
+                    command.argv, log, ready=lambda: _answers(address), env=command.env, start_seconds=start_seconds
+                )
             )
         usage = Usage(program.pid, core)
         yield Running(name, command.version, program.pid, address, usage, lambda: _in_flight(command))

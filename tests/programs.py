@@ -80,13 +80,16 @@ def running(
     url: str = "",
     ready: Callable[[], bool] | None = None,
     env: Mapping[str, str] | None = None,
+    start_seconds: float = START_SECONDS,
 ) -> Iterator[Program]:
-    """Run `argv` until the block ends; enter the block once `ready` holds."""
+    """Run `argv` until the block ends; enter the block once `ready` holds, within `start_seconds`."""
     process = _start(argv, log, {**os.environ, **(env or {})})
     program = Program(process, log, url)
     try:
         if ready is not None:
-            wait_until(lambda: process.poll() is not None or ready(), f"{argv}\n{program.output()}")
+            wait_until(
+                lambda: process.poll() is not None or ready(), lambda: f"{argv}\n{program.output()}", start_seconds
+            )
             assert process.poll() is None, f"{argv} ended with {process.returncode}\n{program.output()}"
         yield program
     finally:

@@ -1,5 +1,6 @@
 """Remembers what people were told of the children, and tells them what is new. It must not touch what it looks at."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -85,4 +86,4 @@ class Narrator:
             self.say(words.stays_down(name, ends[-1], [] if known else child.last_lines()))
             self._told_down.append(ends[-1])
         else:
-            self.say(words.ended(name, ends[-1], max(0.0, round(at - time.monotonic(), 1))))
+            self.say(words.ended(name, ends[-1], max(0, math.ceil(at - time.monotonic()))))

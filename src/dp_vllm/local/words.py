@@ -99,8 +99,8 @@ def ready(name: str, seconds: float, count: int, total: int) -> str:
     return f"ready: {count} of {total} ({name} after {seconds:.1f} s)"
 
 
-def ended(name: str, end: End, restart_seconds: float) -> str:
-    when = f"in {restart_seconds:g} s" if restart_seconds else "at once"
+def ended(name: str, end: End, restart_seconds: int) -> str:
+    when = f"in {restart_seconds} s" if restart_seconds else "at once"
     return f"{name} ended ({end}); it is started again {when}{_written_down(end)}"
 
 
