@@ -52,7 +52,7 @@ control-plane: setup
 
 .PHONY: test
 test: control-plane ## every test that this machine can run, and what it could not
-	$(BIN)/pytest -n 4 --dist worksteal -m "not vllm and not docker and not e2e and not slurm and not exhaustive"
+	$(BIN)/pytest -n 6 --dist worksteal -m "not vllm and not docker and not e2e and not slurm and not exhaustive"
 
 .PHONY: test-exhaustive
 test-exhaustive: control-plane ## what make test tries a few cases of, in every single one (a quarter of an hour)

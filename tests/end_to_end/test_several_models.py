@@ -58,11 +58,6 @@ def said(program: Program, text: str) -> bool:
     return text in program.output()
 
 
-@pytest.fixture
-def short_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("m")
-
-
 def test_each_request_goes_to_its_model_and_the_death_of_one_is_not_the_other_s(short_path: Path) -> None:
     with (
         serving(short_path) as served,

@@ -90,12 +90,12 @@ def test_a_run_is_called_after_its_job(settings: Settings, environ: dict[str, st
     assert run_name(settings, allocation(environ)) == name
 
 
-def test_nodes_have_a_directory_each_and_log_to_one_place(tmp_path: Path) -> None:
-    environ = {"XDG_RUNTIME_DIR": str(tmp_path), "XDG_STATE_HOME": "/shared"}
+def test_nodes_have_a_directory_each_and_log_to_one_place(short_path: Path) -> None:
+    environ = {"XDG_RUNTIME_DIR": str(short_path), "XDG_STATE_HOME": "/shared"}
     found = directory_of(Settings(), allocation(STEP), environ)
-    assert (found.path, found.logs) == (tmp_path / "dp-vllm/job-12.3-n2", Path("/shared/dp-vllm/job-12.3"))
+    assert (found.path, found.logs) == (short_path / "dp-vllm/job-12.3-n2", Path("/shared/dp-vllm/job-12.3"))
     alone = directory_of(Settings(), allocation(ONE_NODE), environ)
-    assert (alone.path, alone.logs) == (tmp_path / "dp-vllm/job-12", Path("/shared/dp-vllm/job-12"))
+    assert (alone.path, alone.logs) == (short_path / "dp-vllm/job-12", Path("/shared/dp-vllm/job-12"))
 
 
 def test_in_a_job_a_port_that_nobody_asked_for_may_be_another() -> None:

@@ -44,7 +44,11 @@ def starting() -> dict[str, object]:
         (["Fetching 4 files:  25%|##5       | 1/4"], Progress("Downloading", "downloading the model", 20)),
         ([SHARDS.format(0)], Progress("Loading", "loading weights", 0)),
         ([SHARDS.format(59)], Progress("Loading", "loading weights", 50)),
-        (["INFO [monitor.py:48] torch.compile took 10.78 s in total"], Progress("Compiling", "compiling the model")),
+        (
+            ["INFO [backends.py:80] Using cache directory: /x for vLLM's torch.compile"],
+            Progress("Compiling", "compiling the model"),
+        ),
+        (["INFO [monitor.py:48] torch.compile took 10.78 s in total"], Progress("WarmingUp", "the model is compiled")),
     ],
 )
 def test_an_engine_that_starts_says_how_far_it_is(lines: list[str], expected: Progress) -> None:

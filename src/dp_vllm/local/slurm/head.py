@@ -81,6 +81,12 @@ class Head(Crew):
     async def receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Hear one who has connected, to its end."""
         line = Line(reader, writer)
+        try:
+            await self._hear(line)
+        finally:
+            await line.close()
+
+    async def _hear(self, line: Line) -> None:
         hello = None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(HELLO_SECONDS):
@@ -92,7 +98,6 @@ class Head(Crew):
             or hello.node in self._nodes
             or hello.node not in self._job.nodes
         ):
-            await line.close()
             return
         node = _Node(Room(hello.node, hello.gpus, hello.fits), line)
         self._nodes[hello.node] = node
@@ -100,7 +105,6 @@ class Head(Crew):
         while isinstance(message := await line.receive(), Report):
             self._take(node, message)
         self._lose(node)
-        await line.close()
 
     def _take(self, node: _Node, report: Report) -> None:
         node.endpoints, node.outlook = report.endpoints, report.outlook
