@@ -40,7 +40,7 @@ def replica(directory: RunDirectory, name: str, flags: str) -> Replica:
     socket = directory.replica_socket(name)
     stand_in = program("stand_in_engine.py", "--uds", str(socket), flags)
     command = Command(tuple(shlex.split(flags)[1:]), {}) if flags.startswith("exec ") else stand_in
-    return Replica(name, (), command, f"unix:{socket}")
+    return Replica(name, (), command, f"unix:{socket}", cards=(f"GPU-{name}",))
 
 
 def program(name: str, *flags: str) -> Command:

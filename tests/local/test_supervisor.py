@@ -103,6 +103,8 @@ def test_a_run_begins_serves_and_ends_without_a_trace(tmp_path: Path) -> None:
         processes = served.descendants()
         assert len(processes) == 6, "three programs, a guardian each"
         served.says("ready: 2 of 2")
+        record = run.read(served.directory)
+        assert record and record.cards == ("GPU-0", "GPU-1"), "another run is told whose they are"
         served.program.signal(signal.SIGTERM)
         assert served.program.wait() == 0
         assert not served.directory.path.exists()

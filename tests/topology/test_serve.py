@@ -9,8 +9,9 @@ import pytest
 from topology.stand_in_driver import Driver, bus, uuid
 
 from dp_vllm.errors import DpVllmError
-from dp_vllm.local import command_line, show
+from dp_vllm.local import command_line, pids, run, show
 from dp_vllm.local.deployment import Deployment
+from dp_vllm.local.run import Record
 from dp_vllm.topology.parse import parse
 
 MATRICES = Path(__file__).parent / "matrices"
@@ -177,3 +178,25 @@ def test_an_engine_is_kept_to_the_cpus_next_to_its_gpus(driver: Driver, vllm: st
         check=True,
     )
     assert said.stdout.split()[1].decode() == str(first)
+
+
+def test_gpus_of_another_run_are_refused_unless_both_say_what_they_take(dgx1: Driver, vllm: str) -> None:
+    taken = deployed(dgx1, "--engine", vllm, "-dp", "2", "--name", "first", CUDA_VISIBLE_DEVICES="2,1")
+    cards = tuple(card for replica in taken.replicas for card in replica.cards)
+    assert cards == (uuid(2), uuid(1))
+    taken.directory.path.mkdir(parents=True)
+    run.write(taken.directory, Record(pids.identify(os.getpid()), "m", "http://127.0.0.1:1", {}, cards=cards))
+
+    with pytest.raises(DpVllmError) as error:
+        deployed(dgx1, "--engine", vllm, "-dp", "4")
+    assert str(error.value) == (
+        f"GPUs 1,2 are used by your run first (process {os.getpid()}, m): end it, choose others with --device-ids, or "
+        "let both share by giving each its --gpu-memory-utilization"
+    )
+    with pytest.raises(DpVllmError, match="GPU 1 is used by your run first"):
+        deployed(dgx1, "--engine", vllm, CUDA_VISIBLE_DEVICES=uuid(1))
+    assert gpus(deployed(dgx1, "--engine", vllm, "-dp", "2", "--device-ids", "0,3")) == ["0", "3"]
+    assert gpus(deployed(dgx1, "--engine", vllm, "-dp", "2", "--gpu-memory-utilization", "0.4")) == ["0", "1"]
+    assert gpus(deployed(dgx1, "--engine", vllm, "--name", "first", "--device-ids", "1")) == ["1"], (
+        "it says that itself"
+    )

@@ -45,7 +45,8 @@ def arrange(
     settings = asked.settings
     # Slurm sends SIGTERM to all processes of a step. Those that answer requests go on until the supervisor ends them.
     drain = math.ceil(settings.shutdown_timeout_seconds) + _LONGER_SECONDS if job else 0
-    place = _Place(engine, directory, environ, drain)
+    cards = dict(zip(visible.ids, visible.cards, strict=True)) if visible and visible.cards else {}
+    place = _Place(engine, directory, environ, drain, cards)
     groups = settings.gpu_groups
     _demand_apart(settings, sum(model.copies for model in models))
 
@@ -88,6 +89,8 @@ class _Place:
     environ: Mapping[str, str]
     drain_seconds: int
     """What engines are told of how long their requests may go on after SIGTERM; 0 for not at all."""
+    cards: Mapping[str, str]
+    """What the driver calls the GPUs, as far as it was asked."""
 
 
 def _replicas(
@@ -114,7 +117,8 @@ def _replicas(
         command = _telling(replica_command(order, address, share.gpus, place.environ), place.environ)
         command = _near(share.cpus, order, command)
         worst_link = None if share.worst_link is None else str(share.worst_link)
-        yield Replica(name, share.gpus, command, address, worst_link, model.served, fetches)
+        cards = tuple(place.cards[gpu] for gpu in share.gpus if gpu in place.cards)
+        yield Replica(name, share.gpus, command, address, cards, worst_link, model.served, fetches)
 
 
 def _ports(settings: Settings, taken: Collection[str]) -> Iterator[str] | None:

@@ -4,11 +4,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from dp_vllm.engine.command import Engine
 from dp_vllm.engine.flags import Typed
 from dp_vllm.errors import BadSettings
-from dp_vllm.local import compiled, engines, model_files, models
+from dp_vllm.local import compiled, engines, model_files, models, occupied, runs
 from dp_vllm.local.arrange import arrange, engine_config
 from dp_vllm.local.deployment import Deployment
 from dp_vllm.local.flags import config_file, split
@@ -20,6 +21,9 @@ from dp_vllm.local.place import directory_of, listen_of
 from dp_vllm.local.run_directory import SOCKET_PATH_BYTES, RunDirectory
 from dp_vllm.local.slurm.allocation import Allocation, allocation, doubts
 from dp_vllm.local.slurm.spread import Room, Spread
+
+_MEMORY_SHARE: Final = "--gpu-memory-utilization"
+"""Whoever says how much of a GPU's memory an engine takes may mean to share it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,9 @@ def understand(words: Sequence[str], environ: Mapping[str, str]) -> Request | No
     def arranged(first: int, models: Sequence[Model]) -> Deployment:
         deployment = arrange(asked, models, engine, visible, directory, environ, job, first=first)
         replicas = deployment.replicas
+        if not all(_MEMORY_SHARE in model.flags for model in models):
+            others = {name: record for name, record in runs.running(environ).items() if name != deployment.name}
+            occupied.demand_free(replicas, others)
         if settings.staged_start:
             replicas = compiled.staged(replicas, engine, compiled.beside_cache(environ))
         warnings = (*notes, *left_out, *doubts(environ, job), *deployment.warnings)

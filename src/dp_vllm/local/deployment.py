@@ -59,6 +59,8 @@ class Replica:
     command: Command
     address: str
     """Where the engine will listen: `unix:/path` (to be unlinked before each start) or `host:port`."""
+    cards: tuple[str, ...] = ()
+    """What the driver calls its GPUs; empty if it was not asked."""
     worst_link: str | None = None
     """The slowest link between any two of its GPUs, as `nvidia-smi topo -m` writes it; None if it is not known."""
     models: tuple[str, ...] = ()

@@ -52,6 +52,8 @@ class Visible:
     """Why it is not known."""
     cpus: frozenset[int] = frozenset()
     """CPUs that engines may be kept to; none where they cannot."""
+    cards: tuple[str, ...] = ()
+    """What the driver calls them, in the same order, whoever counts how; empty if it was not asked."""
 
     def __str__(self) -> str:
         listed = f" ({','.join(self.ids)})" if self.ids else ""
@@ -175,7 +177,7 @@ def located(visible: Visible, found: Machine, environ: Mapping[str, str]) -> Vis
         for one in filter(ids.is_part, visible.ids):
             ids.demand_part(one, found.devices)
         if any(map(ids.is_part, visible.ids)):
-            return visible
+            return replace(visible, cards=visible.ids)
         indexes = [ids.index_of(one, found.devices) for one in visible.ids]
     except ValueError as error:
         raise BadSettings(f"{visible.said_by}: {error}") from error
@@ -195,6 +197,7 @@ def located(visible: Visible, found: Machine, environ: Mapping[str, str]) -> Vis
         typed=visible.ids,
         matrix=found.matrix.of(indexes) if found.matrix else None,
         doubt=found.unjoined,
+        cards=tuple(found.devices[index].uuid for index in indexes),
     )
 
 

@@ -24,9 +24,13 @@ class Publisher:
         self._draining_since: dict[str, int] = {}
 
     def publish(
-        self, gateway: Child, replicas: Sequence[Child], elsewhere: tuple[Endpoint, ...] = ()
+        self,
+        gateway: Child,
+        replicas: Sequence[Child],
+        elsewhere: tuple[Endpoint, ...] = (),
+        cards: tuple[str, ...] = (),
     ) -> tuple[Endpoint, ...]:
-        """Write what changed; the endpoints that are here."""
+        """Write what changed; the endpoints that are here. `cards` are the replicas' GPUs."""
         here = tuple(self._endpoint(replica) for replica in replicas)
         now = here + elsewhere
         if now != self._published.endpoints:
@@ -38,7 +42,7 @@ class Publisher:
             if endpoint.state is State.DRAINING
         }
         children = {child.name: child.pids for child in (gateway, *replicas)}
-        self._write_record({name: pids for name, pids in children.items() if pids is not None})
+        self._write_record({name: pids for name, pids in children.items() if pids is not None}, cards)
         return here
 
     @property
@@ -61,9 +65,10 @@ class Publisher:
             models=replica.models,
         )
 
-    def _write_record(self, children: dict[str, Guarded]) -> None:
-        if children != self._record.children or not self._directory.run.exists():
-            self._record = replace(self._record, children=children)
+    def _write_record(self, children: dict[str, Guarded], cards: tuple[str, ...]) -> None:
+        record = replace(self._record, children=children, cards=cards)
+        if record != self._record or not self._directory.run.exists():
+            self._record = record
             run.write(self._directory, self._record)
 
 

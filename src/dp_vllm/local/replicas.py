@@ -34,6 +34,11 @@ class Replicas:
         """The same, with what each of them is."""
         return list(self._members.values())
 
+    @property
+    def cards(self) -> tuple[str, ...]:
+        """Their GPUs, as the driver calls them."""
+        return tuple(card for replica, _ in self._members.values() for card in replica.cards)
+
     def child(self, name: str) -> Child:
         """Raises KeyError if there is no replica of that name."""
         return self._members[name][1]

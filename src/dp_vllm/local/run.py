@@ -43,6 +43,8 @@ class Record:
     """`gateway`, and the replicas by name; only those that run now."""
     logs: str = ""
     """The directory of their logs."""
+    cards: tuple[str, ...] = ()
+    """The replicas' GPUs as the driver calls them, if it was asked."""
 
 
 def read(directory: RunDirectory) -> Record | None:

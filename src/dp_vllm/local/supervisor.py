@@ -96,7 +96,9 @@ class Supervisor:
                 self._follow_order()
                 await self._look()
                 self._act(tasks)
-                here = self._publisher.publish(self._gateway, self._replicas.children, self._crew.elsewhere)
+                here = self._publisher.publish(
+                    self._gateway, self._replicas.children, self._crew.elsewhere, self._replicas.cards
+                )
                 self._crew.report(here, self._outlook())
                 self._narrator.tell_progress(self._replicas.children)
                 self._narrator.tell_ends(self._gateway, self._replicas.children, stopping=self._stop is not None)
