@@ -42,6 +42,8 @@ def headers(cors: Cors, origin: bytes | None) -> dict[str, str]:
 
 def lines(cors: Cors, origin: bytes | None) -> bytes:
     """The same as header lines."""
+    if origin is None:
+        return b""
     return "".join(f"{name}: {value}\r\n" for name, value in headers(cors, origin).items()).encode("latin-1")
 
 

@@ -3,6 +3,7 @@
 Framing and connection headers belong to one connection and are never copied (RFC 9110, 7.6.1).
 """
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -73,19 +74,27 @@ class Incoming(msgspec.Struct, frozen=True, gc=False):
 
 def incoming(raw: Sequence[tuple[bytes, bytes]]) -> Incoming:
     """Divide a request's headers into those that go on and those that are read here."""
-    parts: list[bytes] = []
+    lines: list[bytes] = []
     read: dict[bytes, bytes] = {}
     for name, value in raw:
-        lower = name.lower()
-        copied = _READ.get(lower)
-        if copied is not None and lower not in read:
+        lower, begin = _known(name)
+        if lower is not None and lower not in read:
             read[lower] = value
-        if copied is not False:
-            parts += (name, b": ", value, b"\r\n")
+        if begin is not None:
+            lines.append(begin + value)
     named = read.get(b"connection")
     if named is not None and named.lower() not in (b"keep-alive", b"close"):
-        parts = [part for name, value in _without(raw, named) for part in (name, b": ", value, b"\r\n")]
-    return Incoming(b"".join(parts), read)
+        lines = [b"%b: %b" % each for each in _without(raw, named)]
+    lines.append(b"")
+    return Incoming(b"\r\n".join(lines), read)
+
+
+@functools.lru_cache(maxsize=256)
+def _known(name: bytes) -> tuple[bytes | None, bytes | None]:
+    """Its name here if it is read, and how its line begins if it is copied. Clients send the same few names."""
+    lower = name.lower()
+    copied = _READ.get(lower)
+    return None if copied is None else lower, None if copied is False else name + b": "
 
 
 def _without(raw: Sequence[tuple[bytes, bytes]], connection: bytes) -> list[tuple[bytes, bytes]]:
