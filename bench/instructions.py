@@ -1,4 +1,4 @@
-"""How many instructions our gateway spends on one request: a figure that a busy machine does not change.
+"""How many instructions our gateway spends on one request: a figure that a busy machine hardly changes.
 
     python bench/instructions.py                         requests with a 200-byte prompt
     python bench/instructions.py --prompt-bytes 16000 --requests 500 --keep out.callgrind

@@ -184,6 +184,8 @@ def test_gpus_of_another_run_are_refused_unless_both_say_what_they_take(dgx1: Dr
     taken = deployed(dgx1, "--engine", vllm, "-dp", "2", "--name", "first", CUDA_VISIBLE_DEVICES="2,1")
     cards = tuple(card for replica in taken.replicas for card in replica.cards)
     assert cards == (uuid(2), uuid(1))
+    one = deployed(dgx1, "--engine", vllm, CUDA_VISIBLE_DEVICES="0,1")
+    assert gpus(one) == ["0"]
     taken.directory.path.mkdir(parents=True)
     run.write(taken.directory, Record(pids.identify(os.getpid()), "m", "http://127.0.0.1:1", {}, cards=cards))
 
@@ -195,6 +197,8 @@ def test_gpus_of_another_run_are_refused_unless_both_say_what_they_take(dgx1: Dr
     )
     with pytest.raises(DpVllmError, match="GPU 1 is used by your run first"):
         deployed(dgx1, "--engine", vllm, CUDA_VISIBLE_DEVICES=uuid(1))
+    with pytest.raises(DpVllmError, match="GPU 1 is used by your run first"):
+        one.more(one.replicas, 1, "")
     assert gpus(deployed(dgx1, "--engine", vllm, "-dp", "2", "--device-ids", "0,3")) == ["0", "3"]
     assert gpus(deployed(dgx1, "--engine", vllm, "-dp", "2", "--gpu-memory-utilization", "0.4")) == ["0", "1"]
     assert gpus(deployed(dgx1, "--engine", vllm, "--name", "first", "--device-ids", "1")) == ["1"], (

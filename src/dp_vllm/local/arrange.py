@@ -90,7 +90,7 @@ class _Place:
     drain_seconds: int
     """What engines are told of how long their requests may go on after SIGTERM; 0 for not at all."""
     cards: Mapping[str, str]
-    """What the driver calls the GPUs, as far as it was asked."""
+    """What the driver calls each GPU; empty if it was not asked."""
 
 
 def _replicas(
@@ -117,7 +117,7 @@ def _replicas(
         command = _telling(replica_command(order, address, share.gpus, place.environ), place.environ)
         command = _near(share.cpus, order, command)
         worst_link = None if share.worst_link is None else str(share.worst_link)
-        cards = tuple(place.cards[gpu] for gpu in share.gpus if gpu in place.cards)
+        cards = tuple(place.cards[gpu] for gpu in share.gpus) if place.cards else ()
         yield Replica(name, share.gpus, command, address, cards, worst_link, model.served, fetches)
 
 

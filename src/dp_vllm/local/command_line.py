@@ -11,11 +11,12 @@ from dp_vllm.engine.flags import Typed
 from dp_vllm.errors import BadSettings
 from dp_vllm.local import compiled, engines, model_files, models, occupied, runs
 from dp_vllm.local.arrange import arrange, engine_config
-from dp_vllm.local.deployment import Deployment
+from dp_vllm.local.deployment import Deployment, Replica
 from dp_vllm.local.flags import config_file, split
 from dp_vllm.local.flags.settings import Settings
 from dp_vllm.local.flags.split import Asked
 from dp_vllm.local.gpus import Visible, visible_to
+from dp_vllm.local.model_files import Held
 from dp_vllm.local.models import Model
 from dp_vllm.local.place import directory_of, listen_of
 from dp_vllm.local.run_directory import SOCKET_PATH_BYTES, RunDirectory
@@ -53,8 +54,9 @@ def understand(words: Sequence[str], environ: Mapping[str, str]) -> Request | No
     demand_usable(settings)
     job = allocation(environ)
     directory = directory_of(settings, job, environ)
+    held = model_files.read(settings.file) if settings.file else None
     engine, notes = engines.find(settings.engine, environ)
-    wanted, left_out = _models(asked, engine, directory, environ)
+    wanted, left_out = _models(asked, held, engine, directory, environ)
     if settings.seed_per_replica:
         wanted = tuple(models.seeded(model, asked.config) for model in wanted)
     visible = visible_to(engine, settings.device_ids, environ)
@@ -62,13 +64,17 @@ def understand(words: Sequence[str], environ: Mapping[str, str]) -> Request | No
     def arranged(first: int, models: Sequence[Model]) -> Deployment:
         deployment = arrange(asked, models, engine, visible, directory, environ, job, first=first)
         replicas = deployment.replicas
-        if not all(_MEMORY_SHARE in model.flags for model in models):
-            others = {name: record for name, record in runs.running(environ).items() if name != deployment.name}
-            occupied.demand_free(replicas, others)
+        _demand_free(replicas, models, deployment.name, environ)
+
+        def more(present: Sequence[Replica], count: int, name: str) -> tuple[Replica, ...]:
+            found = deployment.more(present, count, name)
+            _demand_free(found, models, deployment.name, environ)
+            return found
+
         if settings.staged_start:
             replicas = compiled.staged(replicas, engine, compiled.beside_cache(environ))
         warnings = (*notes, *left_out, *doubts(environ, job), *deployment.warnings)
-        return replace(deployment, replicas=replicas, warnings=warnings)
+        return replace(deployment, replicas=replicas, more=more, warnings=warnings)
 
     if job is None or not job.several:
         return Request(arranged(0, wanted), settings.dry_run, settings.json)
@@ -95,17 +101,23 @@ def _room(settings: Settings, job: Allocation, visible: Visible | None) -> Room:
 
 
 def _models(
-    asked: Asked, engine: Engine, directory: RunDirectory, environ: Mapping[str, str]
+    asked: Asked, held: Held | None, engine: Engine, directory: RunDirectory, environ: Mapping[str, str]
 ) -> tuple[tuple[Model, ...], tuple[str, ...]]:
-    """The models to serve, and what is not used of what was said of them."""
-    if not asked.settings.file:
+    """The models to serve, those that files hold or the one that was typed; and what is not used of what was said."""
+    if held is None:
         return (models.typed(asked, engine_config(asked, directory)),), ()
-    held = model_files.read(asked.settings.file)
     keys = bool(asked.settings.api_key or asked.settings.api_key_file)
     found = models.written(held.models, environ, keys=keys)
     if not engine.simulated:
         model_files.demand_there(found)
     return found, (*held.left_out, *filter(None, map(models.left_out, held.models)))
+
+
+def _demand_free(replicas: Sequence[Replica], models: Sequence[Model], name: str, environ: Mapping[str, str]) -> None:
+    """Raise UserError if another run than `name` has one of their GPUs, unless their memory is to be shared."""
+    if not all(_MEMORY_SHARE in model.flags for model in models):
+        others = {other: record for other, record in runs.running(environ).items() if other != name}
+        occupied.demand_free(replicas, others)
 
 
 def divided(items: Sequence[Typed], environ: Mapping[str, str], *, needs_model: bool = True) -> Asked:

@@ -13,7 +13,8 @@ from dp_vllm.local.run import Record
 def demand_free(replicas: Sequence[Replica], others: Mapping[str, Record]) -> None:
     """Raise UserError if one of `others`, by name, has a GPU of these replicas."""
     held = {card: name for name, record in others.items() for card in record.cards}
-    wanted = {card: gpu for replica in replicas for gpu, card in zip(replica.gpus, replica.cards, strict=False)}
+    known = (replica for replica in replicas if replica.cards)
+    wanted = {card: gpu for replica in known for gpu, card in zip(replica.gpus, replica.cards, strict=True)}
     taken = [(gpu, held[card]) for card, gpu in wanted.items() if card in held]
     if not taken:
         return

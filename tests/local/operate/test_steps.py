@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from run_samples import SERVING
 
 from dp_vllm.endpoints import State
 from dp_vllm.errors import BadSettings
@@ -34,18 +35,6 @@ class One:
 
 
 def look(*ones: One, stopping: bool = False, gateway_generation: int = 5) -> Look:
-    gateway = standing.Program(
-        state=State.READY,
-        pid=2,
-        starts=1,
-        ready_seconds=1,
-        starting_seconds=None,
-        message="",
-        failures=0,
-        last_end=None,
-        stays_down=False,
-        log="",
-    )
     replicas = tuple(_replica(str(number), one) for number, one in enumerate(ones))
     run = standing.Run(
         name="8000",
@@ -56,7 +45,7 @@ def look(*ones: One, stopping: bool = False, gateway_generation: int = 5) -> Loo
         seconds=9,
         stopping=stopping,
         generation=5,
-        gateway=gateway,
+        gateway=SERVING,
         replicas=replicas,
     )
     known = {str(number): ReplicaState(one.in_flight, one.used) for number, one in enumerate(ones)}

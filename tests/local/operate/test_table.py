@@ -4,37 +4,24 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from run_samples import SERVING
 
 from dp_vllm.endpoints import State
-from dp_vllm.local import standing
 from dp_vllm.local.operate import table
 from dp_vllm.local.operate.report import Replica, Run
 from dp_vllm.local.operate.status import Rates
 from dp_vllm.local.plan import Then
 
-GATEWAY = standing.Program(
-    state=State.READY,
-    pid=1,
-    starts=1,
-    ready_seconds=9,
-    starting_seconds=None,
-    message="",
-    failures=0,
-    last_end=None,
-    stays_down=False,
-    log="",
-)
-
 
 def replica(name: str = "0", **told: Any) -> Replica:
-    program = {key: getattr(GATEWAY, key) for key in GATEWAY.__struct_fields__}
+    program = {key: getattr(SERVING, key) for key in SERVING.__struct_fields__}
     added = {"gpus": (), "worst_link": None, "address": "", "ordered": None, "drain_seconds": None}
     counted = {"serves": True, "in_flight": 0, "waiting": 0, "requests": 0, "generated_tokens": 0}
     return Replica(name=name, **{**program, **added, **counted, **told})
 
 
 def run(*replicas: Replica) -> Run:
-    return Run(name="8000", state="ready", directory="", logs="/logs", gateway=GATEWAY, replicas=replicas)
+    return Run(name="8000", state="ready", directory="", logs="/logs", gateway=SERVING, replicas=replicas)
 
 
 def drawn(*replicas: Replica, rates: table.Rates | None = None) -> list[list[str]]:
