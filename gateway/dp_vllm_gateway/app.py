@@ -19,13 +19,14 @@ from dp_vllm_gateway.config import GatewayConfig
 from dp_vllm_gateway.discovery.contact import Contact
 from dp_vllm_gateway.exposition import Exposition
 from dp_vllm_gateway.facts import BadJson, Facts, facts_of
-from dp_vllm_gateway.headers import Incoming
+from dp_vllm_gateway.heads import Incoming
 from dp_vllm_gateway.journal import Journal
 from dp_vllm_gateway.keys import Keys
 from dp_vllm_gateway.metrics import Metrics
+from dp_vllm_gateway.outgoing import Outgoing
 from dp_vllm_gateway.own import OwnAnswers
 from dp_vllm_gateway.pool import Pool
-from dp_vllm_gateway.proxy import Outgoing, Proxy
+from dp_vllm_gateway.proxy import Proxy
 from dp_vllm_gateway.queue import priority_of
 from dp_vllm_gateway.recording import Recording
 from dp_vllm_gateway.relay import Relay

@@ -6,50 +6,24 @@ again.
 """
 
 import asyncio
-import enum
 from collections.abc import Callable
 from typing import Final
-
-import msgspec
 
 from dp_vllm.engine import answers
 from dp_vllm.engine.routes import Dialect
 from dp_vllm_gateway import judge, sse
 from dp_vllm_gateway.call import Call
 from dp_vllm_gateway.config import Limits
-from dp_vllm_gateway.headers import Returning, returning
+from dp_vllm_gateway.headers import returning
+from dp_vllm_gateway.heads import Returning
 from dp_vllm_gateway.lease import Lease
+from dp_vllm_gateway.outcome import Failed, Outcome, Passed, Whole
 from dp_vllm_gateway.relay import Relay
 from dp_vllm_gateway.retry import Failure
 from dp_vllm_gateway.upstream import Connection, Garbage, Headers, UpstreamError
 
 HOLD_BYTES: Final = 1 << 20
 """Answers are held whole up to this size; a single event is too."""
-
-
-class Whole(msgspec.Struct, frozen=True, gc=False):
-    """A complete answer, of which the client has nothing yet."""
-
-    status: int
-    headers: Returning
-    body: bytes
-
-
-class Failed(msgspec.Struct, frozen=True, gc=False):
-    """No answer, and the client has nothing yet."""
-
-    failure: Failure
-    detail: str = ""
-
-
-class Passed(enum.Enum):
-    """The answer was passed on as it came."""
-
-    COMPLETE = "to its end"
-    BROKEN = "until the engine failed; the client was told"
-
-
-Outcome = Whole | Failed | Passed
 
 
 class Attempt:

@@ -23,8 +23,8 @@ from dp_vllm_gateway.fetch import Fetched, fetch
 from dp_vllm_gateway.lasting import Change, Lasting, model_of
 from dp_vllm_gateway.listed import listed
 from dp_vllm_gateway.member import Member
+from dp_vllm_gateway.outgoing import Outgoing
 from dp_vllm_gateway.pool import Pool
-from dp_vllm_gateway.proxy import Outgoing
 from dp_vllm_gateway.replies import TYPES
 from dp_vllm_gateway.upstream import UpstreamError
 

@@ -12,7 +12,8 @@ from typing import Final
 from dp_vllm_gateway.call import Call
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.member import Member
-from dp_vllm_gateway.routing.router import Choice, View, seconds_of
+from dp_vllm_gateway.routing.choice import Choice, View
+from dp_vllm_gateway.routing.router import seconds_of
 
 MOST: Final = 256
 """Decisions that are kept; the oldest goes first. A replica that is gone is kept with the decisions that saw it."""

@@ -4,11 +4,10 @@ Framing and connection headers belong to one connection and are never copied (RF
 """
 
 import functools
-import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-import msgspec
+from dp_vllm_gateway.heads import Incoming, Returning
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -47,29 +46,6 @@ _READ: Final = _READ_ONLY | dict.fromkeys(READ_TOO, True)
 """For each header that the gateway reads: whether it is copied as well."""
 
 _NOT_RETURNED: Final = HOP_BY_HOP | {b"x-request-id"}
-_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-
-
-class Incoming(msgspec.Struct, frozen=True, gc=False):
-    """A request's headers, as far as the gateway reads them."""
-
-    lines: bytes
-    """What the engine is sent, each line with its end."""
-    read: dict[bytes, bytes]
-    """What the gateway reads, by lower-case name; the first of each."""
-
-    def bearer(self) -> bytes | None:
-        """The key that was sent, as OpenAI's or as Anthropic's clients send it."""
-        authorization = self.read.get(b"authorization")
-        if authorization is not None:
-            scheme, _, key = authorization.partition(b" ")
-            return key.strip() if scheme.lower() == b"bearer" else None
-        return self.read.get(b"x-api-key")
-
-    def request_id(self) -> bytes | None:
-        """The client's own id for the request, if it is one that logs and headers can bear."""
-        value = self.read.get(b"x-request-id")
-        return value if value is not None and _REQUEST_ID.fullmatch(value) else None
 
 
 def incoming(raw: Sequence[tuple[bytes, bytes]]) -> Incoming:
@@ -101,17 +77,6 @@ def _without(raw: Sequence[tuple[bytes, bytes]], connection: bytes) -> list[tupl
     """What is copied when `Connection` names headers: they go no further either."""
     named = {name.strip().lower() for name in connection.split(b",")}
     return [(name, value) for name, value in raw if _READ.get(name.lower()) is not False and name.lower() not in named]
-
-
-class Returning(msgspec.Struct, frozen=True, gc=False):
-    """An answer's headers, as far as the gateway reads them."""
-
-    lines: bytes
-    """What the client is sent, each line with its end; nothing that frames the body."""
-    content_type: bytes
-    length: int | None
-    encoded: bool
-    """The body is compressed, so that it cannot be looked into."""
 
 
 def returning(raw: Iterable[tuple[bytes, bytes]]) -> Returning:

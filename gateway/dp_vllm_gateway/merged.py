@@ -14,8 +14,8 @@ from dp_vllm_gateway import refusals
 from dp_vllm_gateway.config import GatewayConfig
 from dp_vllm_gateway.fetch import Fetched, fetch
 from dp_vllm_gateway.member import Member
+from dp_vllm_gateway.outgoing import Outgoing
 from dp_vllm_gateway.pool import Pool
-from dp_vllm_gateway.proxy import Outgoing
 from dp_vllm_gateway.replies import Refusal
 from dp_vllm_gateway.upstream import UpstreamError
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from dp_vllm.engine.routes import Dialect, Reach, Route, parameter
+from dp_vllm.engine.routes import Dialect, Reach, parameter
 from dp_vllm_gateway import judge, refusals, retry
-from dp_vllm_gateway.attempt import Attempt, Failed, Outcome, Passed, Whole
+from dp_vllm_gateway.attempt import Attempt
 from dp_vllm_gateway.call import Call
 from dp_vllm_gateway.config import GatewayConfig
 from dp_vllm_gateway.deaths import Deaths
@@ -20,37 +20,17 @@ from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.homes import Homes
 from dp_vllm_gateway.lease import Lease
 from dp_vllm_gateway.member import Member
+from dp_vllm_gateway.outcome import Failed, Outcome, Passed, Whole
+from dp_vllm_gateway.outgoing import Outgoing
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.queue import Called, Held, Queue
 from dp_vllm_gateway.relay import Relay
 from dp_vllm_gateway.retry import Failure, Verdict
 from dp_vllm_gateway.routing import held
+from dp_vllm_gateway.routing.choice import Candidate, Choice
 from dp_vllm_gateway.routing.fair import Line
 from dp_vllm_gateway.routing.held import Prospect
-from dp_vllm_gateway.routing.router import Candidate, Choice, Router, views
-
-
-class Outgoing(msgspec.Struct, frozen=True, gc=False):
-    """A request as it is sent to whichever endpoint: everything but the Host line."""
-
-    method: str
-    target: str
-    """Path and query."""
-    route: Route
-    lines: bytes
-    """Header lines, with the id and whatever key the engine is to see."""
-    body: bytes
-    facts: Facts
-    priority: int
-    """Lower goes first, if it has to wait."""
-    answer_lines: bytes
-    """Header lines that the client is sent besides the engine's."""
-
-    def bytes_for(self, host: bytes) -> bytes:
-        """The request on the wire."""
-        head = b"%b %b HTTP/1.1\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n"
-        target = self.target.encode("utf-8", "surrogateescape")
-        return head % (self.method.encode(), target, host, self.lines, len(self.body)) + self.body
+from dp_vllm_gateway.routing.router import Router, views
 
 
 class Proxy:

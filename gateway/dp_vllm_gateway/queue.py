@@ -13,8 +13,8 @@ from dp_vllm import names
 from dp_vllm_gateway.config import Limits
 from dp_vllm_gateway.member import Member
 from dp_vllm_gateway.replies import Refusal, unavailable
+from dp_vllm_gateway.routing.choice import Choice
 from dp_vllm_gateway.routing.fair import Entry, Line
-from dp_vllm_gateway.routing.router import Choice
 
 Called: TypeAlias = "asyncio.Future[Choice[Member]]"
 """Where the one who waits is told where to go."""

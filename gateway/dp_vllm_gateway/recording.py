@@ -25,7 +25,7 @@ from dp_vllm.errors import BadSettings
 from dp_vllm.policy import Policy
 from dp_vllm_gateway.call import Call
 from dp_vllm_gateway.facts import facts_of
-from dp_vllm_gateway.proxy import Outgoing
+from dp_vllm_gateway.outgoing import Outgoing
 from dp_vllm_gateway.routing.blocks import BLOCK_BYTES
 from dp_vllm_gateway.routing.load import BYTES_PER_TOKEN
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from dp_vllm.endpoints import Endpoint, State
-from dp_vllm_gateway.attempt import Failed
 from dp_vllm_gateway.facts import Facts
+from dp_vllm_gateway.outcome import Failed
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.replies import Refusal, unavailable
 from dp_vllm_gateway.retry import Failure

@@ -56,9 +56,10 @@ class Relay:
     __slots__ = ("_keep_alive", "_protocol", "_writer", "begun", "bodiless", "ended", "http10", "message")
 
     def __init__(self, request: web.BaseRequest) -> None:
-        self._writer: Any = request._payload_writer
-        self._protocol: Any = request._protocol
-        self.message = message = request._message
+        within: Any = request  # what it says of the types of its own is not true of its compiled parser
+        self._writer: Any = within._payload_writer
+        self._protocol: Any = within._protocol
+        self.message = message = within._message
         """The request's head."""
         self.http10 = message.version < (1, 1)
         self._keep_alive = not message.should_close

@@ -78,8 +78,8 @@ class Exchange(Protocol):
 _HEADERS: Final = len(CHUNK_HEADERS)
 
 
-class Connection(asyncio.Protocol):
-    """One connection to an engine, serving one exchange at a time."""
+class Connection:
+    """One connection to an engine, serving one exchange at a time. An `asyncio.Protocol`, but for its base class."""
 
     __slots__ = (
         "_between_chunks",
@@ -196,6 +196,12 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         return False
 
+    def pause_writing(self) -> None:
+        """A request is in memory anyway: nothing is gained by writing it more slowly."""
+
+    def resume_writing(self) -> None:
+        """See `pause_writing`."""
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self._on_closed(self)
@@ -296,7 +302,7 @@ class Connections:
         return connection
 
     async def _connect_unix(self) -> Connection:
-        _, connection = await self._loop.create_unix_connection(self._connection, self._path)
+        _, connection = await self._loop.create_unix_connection(self._connection, self._path)  # type: ignore[type-var]
         return connection
 
     async def _connect_tcp(self) -> Connection:
@@ -308,7 +314,7 @@ class Connections:
         return await self._connect_to(addresses[-1])
 
     async def _connect_to(self, address: str) -> Connection:
-        _, connection = await self._loop.create_connection(self._connection, address, self._port)
+        _, connection = await self._loop.create_connection(self._connection, address, self._port)  # type: ignore[type-var]
         return connection
 
     def give_back(self, connection: Connection, now: float) -> None:

@@ -14,11 +14,11 @@ from yarl import URL
 
 from dp_vllm import names
 from dp_vllm_gateway import refusals
-from dp_vllm_gateway.attempt import Failed
 from dp_vllm_gateway.call import Call
 from dp_vllm_gateway.config import GatewayConfig
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.member import Member
+from dp_vllm_gateway.outcome import Failed
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.replies import Refusal
 from dp_vllm_gateway.retry import Failure

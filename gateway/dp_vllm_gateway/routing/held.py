@@ -12,10 +12,10 @@ from typing import Final, Generic, TypeVar
 import msgspec
 
 from dp_vllm_gateway.facts import Facts
+from dp_vllm_gateway.routing.choice import Choice
 from dp_vllm_gateway.routing.fair import Entry, Line, Waiting
 from dp_vllm_gateway.routing.load import Load
 from dp_vllm_gateway.routing.remembered import Remembered
-from dp_vllm_gateway.routing.router import Choice
 
 MOST_LOOKED_AT: Final = 64
 """Of those who wait, at a time: in a long line each event would else cost as much as the line is long."""

@@ -2,13 +2,13 @@
 
 import random
 from collections.abc import Sequence
-from typing import Final, Generic, TypeVar
+from typing import Final
 
-import msgspec
 import xxhash
 
 from dp_vllm.policy import PREFIX_WEIGHT, Policy
 from dp_vllm_gateway.facts import Facts
+from dp_vllm_gateway.routing.choice import Candidate, Choice, View
 from dp_vllm_gateway.routing.load import STEP_SECONDS, Load
 
 BOUND: Final = 1.25
@@ -22,33 +22,11 @@ _MOST_SEQUENCES: Final = 1 << 32
 _PREFIX: Final = Policy.PREFIX
 _LEAST_LOAD: Final = Policy.LEAST_LOAD
 
-Candidate = TypeVar("Candidate", bound=Load)
-
-View = tuple[Load, int, float, int, int]
-"""What one decision saw of one endpoint, whose load will have changed when somebody asks why: the endpoint, its waiting
-tokens, tokens per second, sequences, handicap. A plain tuple, because every request makes one for each endpoint."""
-
-
-class Choice(msgspec.Struct, Generic[Candidate], frozen=True, gc=False):
-    """An endpoint, and why it is this one."""
-
-    picked: Candidate
-    reason: str
-    """For people: `prefix 0.93`."""
-    cached_tokens: int = 0
-    """Of the prompt's tokens, those that the endpoint's cache is taken to hold."""
-    views: Sequence[View] = ()
-    """The endpoints that were compared, if somebody wants to know."""
-    depths: Sequence[int] = ()
-    """How many blocks of the prompt the cache of each is taken to hold, if prompts were compared."""
-    costs: Sequence[int] = ()
-    """By what `by_prefix` compared them (`seconds_of`)."""
-
 
 class Router:
     """Chooses an endpoint for each request."""
 
-    def __init__(self, policy: Policy, *, prefix_weight: float = PREFIX_WEIGHT, rng: random.Random) -> None:
+    def __init__(self, policy: Policy, *, rng: random.Random, prefix_weight: float = PREFIX_WEIGHT) -> None:
         self._policy = policy
         self._prefix_weight = prefix_weight
         self._rng = rng

@@ -35,8 +35,9 @@ from dp_vllm_gateway.lease import Lease
 from dp_vllm_gateway.member import Member, Seen
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.routing import held
+from dp_vllm_gateway.routing.choice import Choice
 from dp_vllm_gateway.routing.fair import Line
-from dp_vllm_gateway.routing.router import Choice, Router
+from dp_vllm_gateway.routing.router import Router
 
 START_SECONDS: Final = 1.0
 """When a replay begins. The pool's times are never 0."""

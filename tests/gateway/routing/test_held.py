@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from dp_vllm.policy import PREFIX_WEIGHT
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.routing import held, router
+from dp_vllm_gateway.routing.choice import Choice
 from dp_vllm_gateway.routing.fair import Line
 from dp_vllm_gateway.routing.held import Prospect
 from dp_vllm_gateway.routing.load import PREFILL_TOKENS_PER_SECOND
 from dp_vllm_gateway.routing.remembered import Remembered
-from dp_vllm_gateway.routing.router import Choice
 
 BLOCK = 1_000
 """Tokens of a block here."""

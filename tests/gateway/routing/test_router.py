@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from dp_vllm.policy import PREFIX_WEIGHT, Policy
 from dp_vllm_gateway.facts import Facts
+from dp_vllm_gateway.routing.choice import Choice
 from dp_vllm_gateway.routing.load import PREFILL_TOKENS_PER_SECOND, STEP_SECONDS
 from dp_vllm_gateway.routing.remembered import Remembered
-from dp_vllm_gateway.routing.router import BOUND, Choice, Router, least
+from dp_vllm_gateway.routing.router import BOUND, Router, least
 
 STEP = int(PREFILL_TOKENS_PER_SECOND * STEP_SECONDS)
 """Tokens that an engine reads in one step."""
