@@ -58,6 +58,21 @@ test: control-plane ## every test that this machine can run, and what it could n
 test-exhaustive: control-plane ## what make test tries a few cases of, in every single one (a quarter of an hour)
 	$(BIN)/pytest -n 4 --dist worksteal -m exhaustive
 
+# In an environment of its own: an editable install, as in .venv, runs the sources.
+COMPILED := .venv-compiled
+$(COMPILED)/.ready: $(VENV)/.ready pyproject.toml gateway/hatch_build.py $(shell find gateway src -name '*.py')
+	@rm -rf $(COMPILED)
+	@DP_VLLM_COMPILE=1 $(BIN)/uv build --wheel --python $(BIN)/python --build-constraint requirements.lock --out-dir $(COMPILED)/dist
+	@$(BIN)/uv venv -q --allow-existing --python $(BIN)/python $(COMPILED)
+	@$(BIN)/uv pip sync -q --python $(COMPILED)/bin/python requirements.lock
+	@$(BIN)/uv pip install -q --python $(COMPILED)/bin/python --no-deps $(COMPILED)/dist/*.whl
+	@touch $@
+
+.PHONY: test-compiled
+test-compiled: $(COMPILED)/.ready ## the gateway's tests with what each request passes through compiled (needs a C compiler)
+	@$(COMPILED)/bin/python -c 'from dp_vllm_gateway import proxy; assert proxy.__file__.endswith(".so"), proxy.__file__'
+	$(COMPILED)/bin/pytest -n 6 --dist worksteal tests/gateway -m "not vllm and not docker and not e2e and not slurm and not exhaustive"
+
 .PHONY: test-vllm
 test-vllm: setup ## the tests with the real vLLM on this machine's CPU (installed once, 6 GB in ~/.cache)
 	@$(BIN)/python tests/vllm/run.py

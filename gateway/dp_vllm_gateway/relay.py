@@ -46,6 +46,11 @@ class Sent:
         """Nothing is left to write."""
 
 
+def _head(request: Any) -> Any:
+    """What the request's parser made. It is not of the type that aiohttp says, on which compiled code would insist."""
+    return request._message
+
+
 _KEPT: Final = cast(web.StreamResponse, Sent(True))
 _CLOSED: Final = cast(web.StreamResponse, Sent(False))
 
@@ -56,10 +61,9 @@ class Relay:
     __slots__ = ("_keep_alive", "_protocol", "_writer", "begun", "bodiless", "ended", "http10", "message")
 
     def __init__(self, request: web.BaseRequest) -> None:
-        within: Any = request  # what it says of the types of its own is not true of its compiled parser
-        self._writer: Any = within._payload_writer
-        self._protocol: Any = within._protocol
-        self.message = message = within._message
+        self._writer: Any = request._payload_writer
+        self._protocol: Any = request._protocol
+        self.message = message = _head(request)
         """The request's head."""
         self.http10 = message.version < (1, 1)
         self._keep_alive = not message.should_close

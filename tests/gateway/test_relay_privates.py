@@ -3,7 +3,6 @@
 import ast
 import asyncio
 import contextlib
-import inspect
 import re
 import tomllib
 from collections import deque
@@ -61,7 +60,8 @@ async def talk(port: int, *pieces: bytes) -> bytes:
 
 def private_names(module: ModuleType) -> set[str]:
     """Attributes with an underscore that a module's code uses and does not define itself."""
-    tree = ast.parse(inspect.getsource(module))
+    source = Path(__file__).parents[2] / "gateway" / (module.__name__.replace(".", "/") + ".py")  # it may be compiled
+    tree = ast.parse(source.read_text())
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     stored = {
