@@ -113,6 +113,8 @@ class Part(msgspec.Struct, frozen=True, array_like=True, tag="part", gc=False):
 Shared: TypeAlias = Sent | Homes | Forgotten | Changed | Joined
 """What other gateways are believed: the rest is between a gateway's own workers and their parent."""
 
+_SHARED: Final = (Sent, Homes, Forgotten, Changed, Joined)
+
 Fact: TypeAlias = Shared | Died | Counted | Asked | Answered | Part
 
 
@@ -133,8 +135,16 @@ class _Written(msgspec.Struct, frozen=True, array_like=True, gc=False):
     facts: Sequence[msgspec.Raw]
 
 
+class _Foreign(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The same from another gateway, if all of it is understood."""
+
+    worker: int
+    standing: Standing | None
+    facts: list[Shared | Part]
+
+
 class _Unread(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The same from another gateway: its facts may be of kinds that are not known here."""
+    """The same if its facts may be of kinds that are not known here."""
 
     worker: int
     standing: Standing | None
@@ -143,7 +153,9 @@ class _Unread(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(News)
+_foreign_decoder: Final = msgspec.msgpack.Decoder(_Foreign)
 _unread_decoder: Final = msgspec.msgpack.Decoder(_Unread)
+_foreign_fact_decoder: Final[msgspec.msgpack.Decoder[Shared | Part]] = msgspec.msgpack.Decoder(Shared | Part)
 _fact_decoder: Final = msgspec.msgpack.Decoder(Fact)
 
 
@@ -173,14 +185,24 @@ def read_foreign(data: bytes, number: int, parts: "Parts") -> News:
     Raises ValueError if they are no news at all.
     """
     try:
+        said = _foreign_decoder.decode(data)
+    except msgspec.ValidationError:
+        said = _what_is_understood(data)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+    return News(number, said.standing, [fact for fact in parts.whole(said.facts) if isinstance(fact, _SHARED)])
+
+
+def _what_is_understood(data: bytes) -> _Foreign:
+    try:
         unread = _unread_decoder.decode(data)
     except RecursionError as error:
         raise ValueError(str(error)) from error
-    facts: list[Fact] = []
+    facts: list[Shared | Part] = []
     for raw in unread.facts:
         with contextlib.suppress(msgspec.DecodeError, RecursionError):
-            facts.append(_fact_decoder.decode(raw))
-    return News(number, unread.standing, [fact for fact in parts.whole(facts) if isinstance(fact, Shared)])
+            facts.append(_foreign_fact_decoder.decode(raw))
+    return _Foreign(unread.worker, unread.standing, facts)
 
 
 class Parts:
