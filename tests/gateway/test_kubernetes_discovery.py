@@ -111,7 +111,7 @@ async def test_the_models_gateways_are_told_apart_from_its_replicas(server: ApiS
             "dpvllm.io/model=m,app.kubernetes.io/component in (replica,gateway)"
         )
         assert watched.names == ["m-1-0", "m-1-1"] and told == [{"10.0.1.1"}]
-        server.put(gateway_pod("m-gateway-1", ""))
+        server.put(gateway_pod("m-gateway-1", ""), gateway_pod("m-gateway-2", "no address"))
         server.put(gateway_pod("m-gateway-1", "10.0.1.2"))
         await until(lambda: told[-1] == {"10.0.1.1", "10.0.1.2"}, "another has an address")
         server.delete("m-gateway-0")

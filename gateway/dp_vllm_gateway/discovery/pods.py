@@ -12,6 +12,7 @@ import msgspec
 
 from dp_vllm import names
 from dp_vllm.endpoints import Endpoint, State
+from dp_vllm_gateway.lookup import is_address
 
 _TOLD_CHARACTERS: Final = 160
 
@@ -109,7 +110,7 @@ def endpoints_of(pods: Iterable[Pod]) -> tuple[Endpoint, ...]:
 
 def gateways_of(pods: Iterable[Pod]) -> frozenset[str]:
     """The addresses of the gateways that run, or did so when the cluster last heard of them."""
-    return frozenset(ip for ip, pod in _owners(pods).items() if ip and pod.is_gateway)
+    return frozenset(ip for ip, pod in _owners(pods).items() if is_address(ip) and pod.is_gateway)
 
 
 def _owners(pods: Iterable[Pod]) -> dict[str, Pod]:
