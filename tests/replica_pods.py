@@ -1,4 +1,4 @@
-"""Pods of replicas as an API server tells of them, and addresses at which this machine can play them."""
+"""Pods of replicas and gateways as an API server tells of them, and addresses at which this machine can play them."""
 
 import itertools
 import os
@@ -83,3 +83,10 @@ def pod(
     if deleted:
         metadata["deletionTimestamp"] = "2026-01-01T01:00:00Z"
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {}, "status": dict(status)}
+
+
+def gateway_pod(name: str, ip: str, **given: Any) -> dict[str, Any]:
+    """A pod of one of the model's gateways."""
+    one = pod(name, {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]} if ip else {"phase": "Pending"}, **given)
+    one["metadata"]["labels"][names.COMPONENT_LABEL] = names.GATEWAY
+    return one

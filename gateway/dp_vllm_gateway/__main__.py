@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import gc
+import ipaddress
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from dp_vllm import log_format, names
 from dp_vllm.errors import BadSettings, DpVllmError, UserError
 from dp_vllm.number import Number
 from dp_vllm.policy import DEFAULT_POLICY, PREFIX_WEIGHT, Policy
-from dp_vllm_gateway.config import Cors, GatewayConfig, KubernetesModel, Limits, Tls, divided
+from dp_vllm_gateway.config import Cors, GatewayConfig, KubernetesModel, Limits, PeerDoor, Tls, divided
 from dp_vllm_gateway.discovery import static
 from dp_vllm_gateway.keys import replica_key
 from dp_vllm_gateway.server import run
@@ -65,6 +66,11 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--endpoints-file", type=click.Path(path_type=Path), help="The supervisor's file, instead of --replica.")
 @click.option("--kubernetes-model", metavar="NAME", help="A DPModel whose pods are the engines, instead of --replica.")
 @click.option("--namespace", metavar="NAME", help="The DPModel's.  [default: POD_NAMESPACE, else that of the login]")
+@click.option(
+    "--peer-port",
+    type=click.IntRange(1, 65535),
+    help="Tell the DPModel's other gateways on this port of POD_IP what this one does, and be told.",
+)
 @click.option("--host", default=None, help="Address to listen on.  [default: all]")
 @click.option("--port", type=click.IntRange(1, 65535), default=names.DEFAULT_PORT, show_default=True)
 @click.option("--uds", type=click.Path(path_type=Path), help="Listen on a unix socket instead.")
@@ -146,7 +152,7 @@ def _config(given: dict[str, Any]) -> GatewayConfig:
     return GatewayConfig(
         replicas=tuple(static.address_of(url) for url in given["replicas"]),
         endpoints_file=given["endpoints_file"],
-        kubernetes=_kubernetes(given["kubernetes_model"], given["namespace"]),
+        kubernetes=_kubernetes(given["kubernetes_model"], given["namespace"], _peer_door(given)),
         host=given["host"],
         port=given["port"],
         uds=given["uds"],
@@ -172,7 +178,24 @@ def _config(given: dict[str, Any]) -> GatewayConfig:
     )
 
 
-def _kubernetes(model: str | None, namespace: str | None) -> KubernetesModel | None:
+def _peer_door(given: dict[str, Any]) -> PeerDoor | None:
+    port = given["peer_port"]
+    if port is None:
+        return None
+    if given["kubernetes_model"] is None:
+        raise BadSettings("--peer-port needs --kubernetes-model: the API server says who the other gateways are")
+    if given["gateway_workers"] > 1:
+        raise BadSettings("--peer-port needs --gateway-workers 1: for more requests run more gateways of the model")
+    address = os.environ.get("POD_IP", "")
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        message = f"--peer-port needs this pod's address in the environment: POD_IP={address!r} is none"
+        raise BadSettings(message) from None
+    return PeerDoor(address=address, port=port)
+
+
+def _kubernetes(model: str | None, namespace: str | None, peers: PeerDoor | None) -> KubernetesModel | None:
     if model is None:
         if namespace is not None:
             raise BadSettings("--namespace needs --kubernetes-model too")
@@ -187,7 +210,7 @@ def _kubernetes(model: str | None, namespace: str | None) -> KubernetesModel | N
         if (error.name or "").partition(".")[0] != "kubernetes":
             raise
         raise UserError("--kubernetes-model needs the Kubernetes client: pip install 'dp-vllm[kubernetes]'") from error
-    return KubernetesModel(name=model, namespace=namespace)
+    return KubernetesModel(name=model, namespace=namespace, peers=peers)
 
 
 def _keys_from_environment() -> tuple[str, ...]:

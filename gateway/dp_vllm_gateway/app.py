@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import random
 import secrets
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -25,6 +26,7 @@ from dp_vllm_gateway.keys import Keys
 from dp_vllm_gateway.metrics import Metrics
 from dp_vllm_gateway.outgoing import Outgoing
 from dp_vllm_gateway.own import OwnAnswers
+from dp_vllm_gateway.peers.streams import Streams
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.proxy import Proxy
 from dp_vllm_gateway.queue import priority_of
@@ -33,7 +35,9 @@ from dp_vllm_gateway.relay import Relay
 from dp_vllm_gateway.replies import Refusal
 from dp_vllm_gateway.routing.router import Router
 from dp_vllm_gateway.workers import team
+from dp_vllm_gateway.workers.datagrams import Datagrams
 from dp_vllm_gateway.workers.place import Place
+from dp_vllm_gateway.workers.wires import Wires
 
 OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 """Answered without a key: they tell nothing of anybody."""
@@ -55,6 +59,7 @@ class Gateway:
         journal: Journal | None,
         contact: Contact,
         place: Place | None = None,
+        peers: Streams | None = None,
     ) -> None:
         """`place` is this process's among those that serve together, if there are several."""
         self._config = config
@@ -70,10 +75,12 @@ class Gateway:
         self._recording = Recording(config.record) if config.record is not None else None
         self._metrics = Metrics()
         exposition = Exposition(self._metrics, pool, self._bodies, contact, self.proxy.queue)
-        self.team = self._team(place, exposition) if place is not None else None
-        """The processes that serve together, if there are several."""
+        workers = self._team(Datagrams(place), self._answers(exposition)) if place is not None else None
+        self.team = workers or (self._team(peers, {}) if peers is not None else None)
+        """Those that are told what this process does, and tell, if there are any."""
+        exposition.peers = peers.count if peers is not None else None
         self.own = OwnAnswers(
-            *(pool, keys, contact, exposition, self.proxy.queue, self.proxy.decisions, self.team),
+            *(pool, keys, contact, exposition, self.proxy.queue, self.proxy.decisions, workers),
             ending=lambda: self.ending,
         )
         self._loop = asyncio.get_running_loop()
@@ -83,13 +90,15 @@ class Gateway:
         self.ending = False
         """The gateway was told to end: what is under way goes on, nothing new begins."""
 
-    def _team(self, place: Place, exposition: Exposition) -> team.Team:
+    def _team(self, wires: Wires, answers: Mapping[str, Callable[[], bytes]]) -> team.Team:
+        return team.Team(wires, self._pool, self.proxy.queue, self.proxy.homes, self.broadcasts, answers)
+
+    def _answers(self, exposition: Exposition) -> Mapping[str, Callable[[], bytes]]:
         proxy, now = self.proxy, asyncio.get_running_loop().time
-        answers = {
+        return {
             team.METRICS: lambda: exposition.own(now()),
             team.DECISIONS: lambda: msgspec.json.encode(proxy.decisions.told()),
         }
-        return team.Team(place, self._pool, proxy.queue, proxy.homes, self.broadcasts, answers)
 
     def end(self) -> None:
         """Begin nothing new, and hold nobody who waits for a replica."""

@@ -74,6 +74,17 @@ class KubernetesModel:
     name: str
     namespace: str | None = None
     """None: that of the login."""
+    peers: "PeerDoor | None" = None
+    """None: it tells other gateways of the model nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerDoor:
+    """Where other gateways of the same model find this one."""
+
+    address: str
+    """The pod's, as the API server tells it."""
+    port: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """What `/metrics` says: the gateway's own series, its process's, and the engines'."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -37,6 +37,8 @@ class Exposition:
         self._contact = contact
         self._queue = queue
         self._process = ProcessCollector(registry=None)
+        self.peers: Callable[[], int] | None = None
+        """How many other gateways this one tells what it does, if it does so at all."""
 
     def own(self, now: float) -> bytes:
         """What this process counts and takes, in Prometheus' text format. `now` is the event loop's time."""
@@ -61,6 +63,9 @@ class Exposition:
         queued.add_metric((), _buckets(self._metrics.queued), self._metrics.queued.total)
         yield queued
         yield GaugeMetricFamily("dp_vllm_endpoints_generation", "The set of endpoints in use", self._pool.generation)
+        if self.peers is not None:
+            text = "Other gateways of the model that tell this one what they do"
+            yield GaugeMetricFamily("dp_vllm_gateway_peers", text, self.peers())
         age = self._contact.age_seconds(now)
         if age is not None:
             yield GaugeMetricFamily(

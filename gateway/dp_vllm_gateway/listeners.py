@@ -1,4 +1,4 @@
-"""The gateway's three doors, opened before anything is served: what is taken is an error at once."""
+"""The gateway's doors, opened before anything is served: what is taken is an error at once."""
 
 import contextlib
 import socket
@@ -17,10 +17,12 @@ class Listeners:
     """Where clients connect, and wait until somebody serves."""
     admin: socket.socket | None
     metrics: socket.socket | None
+    peers: socket.socket | None = None
+    """Where other gateways of the model connect."""
 
     def close(self) -> None:
         """Listen no longer in this process; others that have them still do."""
-        for listener in (*self.endpoint, self.admin, self.metrics):
+        for listener in (*self.endpoint, self.admin, self.metrics, self.peers):
             if listener is not None:
                 listener.close()
 
@@ -30,13 +32,16 @@ def opened(config: GatewayConfig) -> Iterator[Listeners]:
     """All that are asked for. Raises UserError if one cannot be had."""
     with contextlib.ExitStack() as stack:
         endpoint = stack.enter_context(_endpoint(config))
-        admin = metrics = None
+        admin = metrics = peers = None
         if config.admin_socket is not None:
             admin = stack.enter_context(sockets.unix(config.admin_socket, "--admin-socket", mode=0o600))
         if config.metrics_port is not None:
             metrics = sockets.tcp(config.host, config.metrics_port, "--metrics-port")
             stack.callback(metrics.close)
-        yield Listeners(endpoint, admin, metrics)
+        if config.kubernetes is not None and (door := config.kubernetes.peers) is not None:
+            peers = sockets.tcp(door.address, door.port, "--peer-port")
+            stack.callback(peers.close)
+        yield Listeners(endpoint, admin, metrics, peers)
 
 
 @contextlib.contextmanager

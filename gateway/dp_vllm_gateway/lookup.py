@@ -16,7 +16,7 @@ class Lookup:
         self._host = host
         self._port = port
         self._pending: asyncio.Task[list[str]] | None = None
-        self._is_name = not _is_address(host)
+        self._is_name = not is_address(host)
 
     async def addresses(self) -> list[str]:
         """The host's addresses, the preferred one first. Raises OSError if it has none."""
@@ -38,7 +38,8 @@ class Lookup:
             task.exception()  # told to those who wait, if anybody still does
 
 
-def _is_address(host: str) -> bool:
+def is_address(host: str) -> bool:
+    """Whether it needs no look-up."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

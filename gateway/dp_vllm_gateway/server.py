@@ -21,6 +21,7 @@ from dp_vllm_gateway.discovery.contact import Contact
 from dp_vllm_gateway.journal import Journal
 from dp_vllm_gateway.keys import Keys
 from dp_vllm_gateway.listeners import Listeners
+from dp_vllm_gateway.peers.streams import Streams
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.probe import Probes
 from dp_vllm_gateway.workers.place import Place
@@ -69,8 +70,10 @@ async def _serve(config: GatewayConfig, journal: Journal | None, place: Place | 
         ahead_seconds=limits.replica_ahead_seconds if config.policy in BY_WAIT else math.inf,
     )
     contact = Contact()
-    discovery = await _discovery(config, contact)
-    gateway = Gateway(config, pool, keys, journal, contact, place)
+    door = config.kubernetes.peers if config.kubernetes is not None else None
+    peers = Streams(door.address, door.port) if door is not None else None
+    discovery = await _discovery(config, contact, peers)
+    gateway = Gateway(config, pool, keys, journal, contact, place, peers)
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT) if place is None else (signal.SIGTERM,):
         loop.add_signal_handler(number, ended.set)
@@ -84,6 +87,8 @@ async def _serve(config: GatewayConfig, journal: Journal | None, place: Place | 
             if gateway.team is not None:
                 gateway.team.join()
                 tasks.append(group.create_task(gateway.team.run()))
+            if peers is not None and doors.peers is not None:
+                tasks.append(group.create_task(peers.run(doors.peers)))
             async with _serving(server, doors, tls) as opened:
                 if place is not None:
                     place.serves()
@@ -150,7 +155,7 @@ def _tls(tls: Tls | None) -> ssl.SSLContext | None:
     return context
 
 
-async def _discovery(config: GatewayConfig, contact: Contact) -> AsyncIterator[EndpointSet]:
+async def _discovery(config: GatewayConfig, contact: Contact, peers: Streams | None) -> AsyncIterator[EndpointSet]:
     """Where endpoints come from. Raises UserError if there is no way to log in to the cluster."""
     if config.kubernetes is None:
         return static.once(config.replicas) if config.endpoints_file is None else file.watch(config.endpoints_file)
@@ -159,7 +164,9 @@ async def _discovery(config: GatewayConfig, contact: Contact) -> AsyncIterator[E
     namespace = await kubernetes.namespace_of_login()
     model, namespace = config.kubernetes.name, config.kubernetes.namespace or namespace
     clock = asyncio.get_running_loop().time
-    return kubernetes.Replicas(model, namespace, contact, clock=clock, rng=random.SystemRandom()).watch()
+    on_gateways = peers.sync if peers is not None else None
+    rng = random.SystemRandom()
+    return kubernetes.Replicas(model, namespace, contact, clock=clock, rng=rng, on_gateways=on_gateways).watch()
 
 
 async def _discover(sets: AsyncIterator[EndpointSet], pool: Pool) -> None:

@@ -63,3 +63,5 @@ GATEWAY_CONTAINER: Final = "gateway"
 ENGINE_PORT: Final = 8000
 METRICS_PORT: Final = 9000
 """The gateway's port for /metrics, /health and /ready, without a key."""
+PEER_PORT: Final = 9001
+"""Where the gateways of one DPModel tell each other what they do."""

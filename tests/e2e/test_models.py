@@ -76,6 +76,16 @@ def settled(kubectl: Kubectl, replicas: int, *, seconds: float = READY_SECONDS) 
         raise
 
 
+def told_by(kubectl: Kubectl) -> list[str]:
+    """How many others each of the model's gateways is told by."""
+    selector = f"dpvllm.io/model={NAME},app.kubernetes.io/component=gateway"
+    names = kubectl("get", "pods", f"--selector={selector}", "--output=name").split()
+    ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9000/metrics').read().decode())"
+    scrapes = [kubectl("exec", name, "--", "python", "-c", ask) for name in names]
+    lines = [line for scrape in scrapes for line in scrape.splitlines()]
+    return [line.rpartition(" ")[2] for line in lines if line.startswith("dp_vllm_gateway_peers ")]
+
+
 @contextlib.asynccontextmanager
 async def loaded(cluster: Cluster, namespace: str) -> AsyncIterator[Load]:
     """Clients talk to the Service all the time; not one request may fail."""
@@ -109,6 +119,7 @@ async def test_it_streams_scales_and_rolls_with_no_failed_request(
             model=MODEL, messages=[{"role": "user", "content": "Hello"}], max_tokens=8, stream=True
         )
         assert "".join(part.choices[0].delta.content or "" for part in stream)
+    wait_until(lambda: told_by(kubectl) == ["1.0", "1.0"], "the two gateways tell each other", 20)
     limits = [pod["spec"]["containers"][0]["resources"]["limits"] for pod in pods(kubectl).values()]
     assert [limit["nvidia.com/gpu"] for limit in limits] == ["2", "2"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import programs
 import pytest
-from replica_pods import pod, running
+from replica_pods import gateway_pod, pod, running
 from scripted import END, Asked, Peer, Script, chunk, head, saying, then_closing, whole
 from scripted_api import ApiServer, api_server, query, refusing
 
@@ -100,6 +100,25 @@ async def test_what_is_asked_is_the_models_replicas_alone(server: ApiServer) -> 
         "allowWatchBookmarks": "true",
         "resourceVersion": "102",
     }
+
+
+async def test_the_models_gateways_are_told_apart_from_its_replicas(server: ApiServer) -> None:
+    told: list[frozenset[str]] = []
+    server.put(gateway_pod("m-gateway-0", "10.0.1.1"))
+    async with watching(on_gateways=told.append) as watched:
+        await until(lambda: watched.names, "all are listed")
+        assert query(server.asked[0])["labelSelector"] == (
+            "dpvllm.io/model=m,app.kubernetes.io/component in (replica,gateway)"
+        )
+        assert watched.names == ["m-1-0", "m-1-1"] and told == [{"10.0.1.1"}]
+        server.put(gateway_pod("m-gateway-1", ""), gateway_pod("m-gateway-2", "no address"))
+        server.put(gateway_pod("m-gateway-1", "10.0.1.2"))
+        await until(lambda: told[-1] == {"10.0.1.1", "10.0.1.2"}, "another has an address")
+        server.delete("m-gateway-0")
+        await until(lambda: told[-1] == {"10.0.1.2"}, "one is gone")
+        server.put(pod("m-1-2", running("10.0.1.2"), created="2026-01-02T00:00:00Z"))
+        await until(lambda: told[-1] == frozenset(), "its address is another pod's")
+        assert len(told) == 4 and watched.names == ["m-1-0", "m-1-1", "m-1-2"]
 
 
 async def test_bookmarks_and_changes_that_say_nothing_new_are_only_signs_of_life(server: ApiServer) -> None:

@@ -350,6 +350,9 @@ def test_without_keys_every_request_is_refused_until_there_are_some(
         (("--replica", "http://x:1", "--prefix-weight", "nan"), "'--prefix-weight': 'nan' is not a number"),
         (("--replica", "http://x:1", "--queue-seconds", "nan"), "'--queue-seconds': 'nan' is not a number"),
         (("--kubernetes-model", "m", "--namespace", "../x"), "--namespace '../x' is not allowed"),
+        (("--replica", "http://x:1", "--peer-port", "1"), "--peer-port needs --kubernetes-model"),
+        (("--kubernetes-model", "m", "--peer-port", "1", "--gateway-workers", "2"), "needs --gateway-workers 1"),
+        (("--kubernetes-model", "m", "--peer-port", "1"), "POD_IP='' is none"),
     ],
 )
 def test_what_is_asked_wrongly_is_named(flags: tuple[str, ...], says: str) -> None:

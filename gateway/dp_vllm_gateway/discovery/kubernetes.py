@@ -1,4 +1,4 @@
-"""Endpoints from the pods of a DPModel: listed, then watched.
+"""Endpoints from the pods of a DPModel: listed, then watched. So are its gateways, if somebody wants to know them.
 
 Every watch begins with a list that replaces all that was known, so nothing that was missed can stay: not a pod that
 was deleted while nobody watched, nor a version that the API server has forgotten (410). While the API server is away
@@ -19,7 +19,7 @@ from dp_vllm.endpoints import EndpointSet
 from dp_vllm.errors import UserError
 from dp_vllm.kubernetes_api import ApiError, KubernetesApi, Silence, Unreachable
 from dp_vllm_gateway.discovery.contact import Contact
-from dp_vllm_gateway.discovery.pods import Metadata, Pod, endpoints_of
+from dp_vllm_gateway.discovery.pods import Metadata, Pod, endpoints_of, gateways_of
 
 SILENCE_SECONDS: Final = 70.0
 """The API server sends a bookmark every minute, if it has seen any pod change since it started: after so long without
@@ -72,12 +72,17 @@ class Replicas:
         *,
         clock: Callable[[], float],
         rng: random.Random,
+        on_gateways: Callable[[frozenset[str]], None] | None = None,
         silence_seconds: float = SILENCE_SECONDS,
         pause_seconds: float = PAUSE_SECONDS,
     ) -> None:
+        """`on_gateways` is called with the addresses of the model's gateways, when they change."""
         self._model = model
         self._path = f"/api/v1/namespaces/{namespace}/pods"
-        self._selector = f"{names.MODEL_LABEL}={model},{names.COMPONENT_LABEL}={names.REPLICA}"
+        wanted = f"={names.REPLICA}" if on_gateways is None else f" in ({names.REPLICA},{names.GATEWAY})"
+        self._selector = f"{names.MODEL_LABEL}={model},{names.COMPONENT_LABEL}{wanted}"
+        self._on_gateways = on_gateways
+        self._gateways: frozenset[str] = frozenset()
         self._contact = contact
         self._clock = clock
         self._rng = rng
@@ -106,7 +111,8 @@ class Replicas:
     def _tell(self, problem: str) -> None:
         """Keep what is wrong, and log it once."""
         if problem and problem != self._contact.problem:
-            stays = f"the {len(self._pods)} replicas that were known stay" if self._set.generation else "none is known"
+            known = len(self._set.endpoints)
+            stays = f"the {known} replicas that were known stay" if self._set.generation else "none is known"
             log.warning("the API server cannot be asked for the replicas of %s, %s: %s", self._model, stays, problem)
         self._contact.problem = problem
 
@@ -153,11 +159,18 @@ class Replicas:
 
     def _present(self) -> EndpointSet:
         """The set as it is now; the same object if nothing changed."""
+        self._tell_gateways()
         endpoints = endpoints_of(self._pods.values())
         if not self._set.generation or endpoints != self._set.endpoints:
             none = f"the model {self._model} has no replica: it is scaled to zero, or its pods are not made yet"
             self._set = EndpointSet(self._set.generation + 1, endpoints, "" if endpoints else none)
         return self._set
+
+    def _tell_gateways(self) -> None:
+        gateways = gateways_of(self._pods.values())
+        if self._on_gateways is not None and gateways != self._gateways:
+            self._gateways = gateways
+            self._on_gateways(gateways)
 
 
 def pause(first_seconds: float, failures: int, rng: random.Random) -> float:

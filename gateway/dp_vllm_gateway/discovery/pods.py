@@ -12,6 +12,7 @@ import msgspec
 
 from dp_vllm import names
 from dp_vllm.endpoints import Endpoint, State
+from dp_vllm_gateway.lookup import is_address
 
 _TOLD_CHARACTERS: Final = 160
 
@@ -23,6 +24,7 @@ class Metadata(msgspec.Struct, frozen=True, rename="camel"):
     deletion_timestamp: str | None = None
     resource_version: str = ""
     """Of a list: what a watch goes on from."""
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -75,6 +77,11 @@ class Pod(msgspec.Struct, frozen=True):
     status: PodStatus = PodStatus()
 
     @property
+    def is_gateway(self) -> bool:
+        """It is a gateway of the model, not a replica."""
+        return self.metadata.labels.get(names.COMPONENT_LABEL) == names.GATEWAY
+
+    @property
     def ended(self) -> bool:
         """It will not run again; its address stays in its status, and may be another pod's by now."""
         return self.status.phase in ("Failed", "Succeeded")
@@ -91,11 +98,25 @@ class Pod(msgspec.Struct, frozen=True):
 
 
 def endpoints_of(pods: Iterable[Pod]) -> tuple[Endpoint, ...]:
-    """An endpoint for each pod. Where two have one address, the older one has lost it, whatever its status says."""
+    """An endpoint for each replica. Where two pods have one address, the older one has lost it, whatever it says."""
+    pods = list(pods)
+    owners = _owners(pods)
+    named = sorted((pod for pod in pods if not pod.is_gateway), key=lambda pod: _natural(pod.metadata.name))
+    return tuple(
+        endpoint_of(pod, owners[ip].metadata.uid if (ip := pod.status.pod_ip) in owners else pod.metadata.uid)
+        for pod in named
+    )
+
+
+def gateways_of(pods: Iterable[Pod]) -> frozenset[str]:
+    """The addresses of the gateways that run, or did so when the cluster last heard of them."""
+    return frozenset(ip for ip, pod in _owners(pods).items() if is_address(ip) and pod.is_gateway)
+
+
+def _owners(pods: Iterable[Pod]) -> dict[str, Pod]:
+    """Whose each address is."""
     oldest_first = sorted(pods, key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name))
-    owners = {pod.status.pod_ip: pod.metadata.uid for pod in oldest_first if not pod.ended}
-    named = sorted(oldest_first, key=lambda pod: _natural(pod.metadata.name))
-    return tuple(endpoint_of(pod, owners.get(pod.status.pod_ip, pod.metadata.uid)) for pod in named)
+    return {pod.status.pod_ip: pod for pod in oldest_first if not pod.ended}
 
 
 def endpoint_of(pod: Pod, address_owner: str) -> Endpoint:

@@ -1,28 +1,35 @@
-"""What workers tell each other, and how it is written into datagrams. Pure.
+"""What workers of one gateway tell each other, and gateways of one model, and how it is written. Pure.
 
-A worker's standing is told as it is, never as a difference: what is lost is mended by what comes next.
+A worker's standing is told as it is, never as a difference: what is lost is mended by what comes next. A gateway that
+is told of by another, perhaps of another version, reads what it understands and no more than it can hold.
 """
 
 import contextlib
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 MOST_BYTES: Final = 60_000
-"""Of facts in one datagram; the system takes up to 212,992, if nobody has set it lower."""
 """Of facts in one datagram, unless a single one is longer; by default the system sends no more than 212,992."""
+
+MOST_WHOLE_BYTES: Final = 16 << 20
+"""Of a fact that comes in parts; a longer one is not put together."""
+
+Name: TypeAlias = Annotated[str, Meta(max_length=4096)]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 53)]
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one worker has in flight at a replica."""
 
-    replica: str
-    incarnation: str
-    requests: int
-    sequences: int
-    waiting_tokens: int
+    replica: Name
+    incarnation: Name
+    requests: Count
+    sequences: Count
+    waiting_tokens: Count
 
 
 class Standing(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -30,9 +37,9 @@ class Standing(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     generation: int = 0
     """Which set of endpoints it acts upon."""
-    in_flight: int = 0
+    in_flight: Count = 0
     """Requests."""
-    queued: int = 0
+    queued: Count = 0
     """Requests that wait because all replicas have as much as they may."""
     loads: tuple[Load, ...] = ()
     """Of the replicas where there is any."""
@@ -41,15 +48,15 @@ class Standing(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Sent(msgspec.Struct, frozen=True, array_like=True, tag="sent", gc=False):
     """A replica was sent a prompt of these blocks."""
 
-    replica: str
-    incarnation: str
+    replica: Name
+    incarnation: Name
     blocks: list[int]
 
 
 class Homes(msgspec.Struct, frozen=True, array_like=True, tag="homes", gc=False):
     """Responses that only one replica knows, and which (`homes`)."""
 
-    homes: dict[str, str]
+    homes: dict[Name, Name]
 
 
 class Forgotten(msgspec.Struct, frozen=True, array_like=True, tag="forgotten", gc=False):
@@ -103,7 +110,12 @@ class Part(msgspec.Struct, frozen=True, array_like=True, tag="part", gc=False):
     last: bool
 
 
-Fact: TypeAlias = Sent | Homes | Forgotten | Changed | Joined | Died | Counted | Asked | Answered | Part
+Shared: TypeAlias = Sent | Homes | Forgotten | Changed | Joined
+"""What other gateways are believed: the rest is between a gateway's own workers and their parent."""
+
+_SHARED: Final = (Sent, Homes, Forgotten, Changed, Joined)
+
+Fact: TypeAlias = Shared | Died | Counted | Asked | Answered | Part
 
 
 class News(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -123,8 +135,27 @@ class _Written(msgspec.Struct, frozen=True, array_like=True, gc=False):
     facts: Sequence[msgspec.Raw]
 
 
+class _Foreign(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The same from another gateway, if all of it is understood."""
+
+    worker: int
+    standing: Standing | None
+    facts: list[Shared | Part]
+
+
+class _Unread(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The same if its facts may be of kinds that are not known here."""
+
+    worker: int
+    standing: Standing | None
+    facts: list[msgspec.Raw]
+
+
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(News)
+_foreign_decoder: Final = msgspec.msgpack.Decoder(_Foreign)
+_unread_decoder: Final = msgspec.msgpack.Decoder(_Unread)
+_foreign_fact_decoder: Final[msgspec.msgpack.Decoder[Shared | Part]] = msgspec.msgpack.Decoder(Shared | Part)
 _fact_decoder: Final = msgspec.msgpack.Decoder(Fact)
 
 
@@ -148,27 +179,60 @@ def read(data: bytes | memoryview) -> News:
     return _decoder.decode(data)
 
 
+def read_foreign(data: bytes, number: int, parts: "Parts") -> News:
+    """The news of another gateway, which has this number here, as far as they are understood.
+
+    Raises ValueError if they are no news at all.
+    """
+    try:
+        said = _foreign_decoder.decode(data)
+    except msgspec.ValidationError:
+        said = _what_is_understood(data)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+    return News(number, said.standing, [fact for fact in parts.whole(said.facts) if isinstance(fact, _SHARED)])
+
+
+def _what_is_understood(data: bytes) -> _Foreign:
+    try:
+        unread = _unread_decoder.decode(data)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+    facts: list[Shared | Part] = []
+    for raw in unread.facts:
+        with contextlib.suppress(msgspec.DecodeError, RecursionError):
+            facts.append(_foreign_fact_decoder.decode(raw))
+    return _Foreign(unread.worker, unread.standing, facts)
+
+
 class Parts:
     """Puts one worker's long facts together again."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
+        self._bytes = 0
 
     def whole(self, facts: Sequence[Fact]) -> list[Fact]:
         """These facts with whole ones for parts. A fact of which a part is missing is left out."""
         found: list[Fact] = []
         for fact in facts:
             if isinstance(fact, Joined):
-                self._pieces.clear()  # another life: what was not finished never will be
+                self._clear()  # another life: what was not finished never will be
             if not isinstance(fact, Part):
                 found.append(fact)
                 continue
-            self._pieces.append(fact.piece)
+            self._bytes += len(fact.piece)
+            if self._bytes <= MOST_WHOLE_BYTES:
+                self._pieces.append(fact.piece)
             if fact.last:
-                with contextlib.suppress(msgspec.DecodeError):
+                with contextlib.suppress(msgspec.DecodeError, RecursionError):
                     found.append(_fact_decoder.decode(b"".join(self._pieces)))
-                self._pieces.clear()
+                self._clear()
         return found
+
+    def _clear(self) -> None:
+        self._pieces.clear()
+        self._bytes = 0
 
 
 def take(waiting: deque[msgspec.Raw]) -> list[msgspec.Raw]:

@@ -1,4 +1,7 @@
-"""Makes a worker part of its gateway: tells the others what it does, takes in what they do, and answers for all."""
+"""Makes a worker part of its gateway: tells the others what it does, takes in what they do, and answers for all.
+
+Or a gateway part of those of its model: then each of the others is a *worker* here, and answers for itself alone.
+"""
 
 import asyncio
 import itertools
@@ -19,7 +22,7 @@ from dp_vllm_gateway.workers import news, sums
 from dp_vllm_gateway.workers.gossip import Gossip
 from dp_vllm_gateway.workers.news import Fact, News, Standing
 from dp_vllm_gateway.workers.others import Others
-from dp_vllm_gateway.workers.place import Place
+from dp_vllm_gateway.workers.wires import Wires
 
 ANSWER_SECONDS: Final = 0.5
 """How long others are waited for that are asked something."""
@@ -60,21 +63,20 @@ class Team:
 
     def __init__(
         self,
-        place: Place,
+        wires: Wires,
         pool: Pool,
         queue: Queue,
         homes: Homes,
         broadcasts: Broadcasts,
         answers: Mapping[str, Callable[[], bytes]],
     ) -> None:
-        """`answers` says what this worker answers when it is asked for a thing."""
+        """`answers` says what this worker answers when it is asked for a thing; those who are not asked need none."""
         self._pool = pool
         self._queue = queue
         self._homes = homes
         self._broadcasts = broadcasts
         self._answers = answers
         self._others = Others()
-        self._parts = {worker: news.Parts() for worker in place.others}
         self._questions: dict[int, _Question] = {}
         # Not those of a former life, whose questions may still be answered.
         self._numbers = itertools.count(random.getrandbits(32))
@@ -83,7 +85,7 @@ class Team:
         self._former = b""
         """What had been counted in this worker's place before it."""
         self._loop = asyncio.get_running_loop()
-        self._gossip = Gossip(place, standing=self._standing, hear=self._listen)
+        self._gossip = Gossip(wires, standing=self._standing, hear=self._listen)
         pool.on_look = self._listen_before
         pool.on_begin = self._tell_begun
         pool.on_less = self._gossip.later
@@ -164,8 +166,7 @@ class Team:
             if each.standing is not None:
                 self._others.hear(each.worker, each.standing, now)
                 self._gossip.meet(each.worker)
-            parts = self._parts.get(each.worker)
-            for fact in parts.whole(each.facts) if parts else each.facts:
+            for fact in each.facts:
                 self._take(each.worker, fact)
         self._count()
 

@@ -88,9 +88,14 @@ def _container(model: Model, settings: Settings) -> Json:
         "args": _args(model),
         "env": [
             {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+            {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
             {"name": names.ADMIN_SOCKET_VARIABLE, "value": _ADMIN_SOCKET},  # for `kubectl exec -- dp-vllm explain`
         ],
-        "ports": [_port("http", names.DEFAULT_PORT), _port("metrics", names.METRICS_PORT)],
+        "ports": [
+            _port("http", names.DEFAULT_PORT),
+            _port("metrics", names.METRICS_PORT),
+            _port("peers", names.PEER_PORT),
+        ],
         "readinessProbe": _probe("/ready", period_seconds=2, failures=2),
         # Not /health, which says whether a replica is available: to end gateways would bring none back.
         "livenessProbe": _probe("/metrics", period_seconds=20, failures=3),
@@ -114,6 +119,7 @@ def _args(model: Model) -> list[str]:
         *("--kubernetes-model", model.name),
         *("--port", str(names.DEFAULT_PORT)),
         *("--metrics-port", str(names.METRICS_PORT)),
+        *("--peer-port", str(names.PEER_PORT)),
         *("--admin-socket", _ADMIN_SOCKET),
         *("--policy", model.spec.gateway.policy.value),
         *("--prefix-weight", str(model.spec.gateway.prefix_weight)),

@@ -32,8 +32,10 @@ def test_the_gateway_understands_its_words() -> None:
 
     assert words["kubernetes_model"] == "m"
     assert (words["port"], words["metrics_port"]) == (names.DEFAULT_PORT, names.METRICS_PORT)
+    assert (words["peer_port"], words["gateway_workers"]) == (names.PEER_PORT, 1)
     assert words["shutdown_timeout"] == 44
     assert words["policy"] == "round-robin"
+    assert variables(container())["POD_IP"] == {"fieldRef": {"fieldPath": "status.podIP"}}
     assert variables(container())["POD_NAMESPACE"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
 
 
@@ -79,7 +81,7 @@ def test_a_gateway_without_replicas_lives_and_one_that_knows_them_is_ready() -> 
     assert gateway["readinessProbe"]["httpGet"]["path"] == "/ready"
     assert gateway["livenessProbe"]["httpGet"]["path"] != "/health"
     ports = {port["name"]: port["containerPort"] for port in gateway["ports"]}
-    assert ports == {"http": 8000, "metrics": 9000}
+    assert ports == {"http": 8000, "metrics": 9000, "peers": 9001}
     assert {gateway[probe]["httpGet"]["port"] for probe in ("readinessProbe", "livenessProbe")} == {"metrics"}
 
 

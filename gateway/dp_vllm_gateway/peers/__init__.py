@@ -1,0 +1,1 @@
+"""Several gateways before the same replicas, *peers*, that tell each other what the workers of one do."""
