@@ -1,7 +1,7 @@
 """Compiles what each request passes through, if `DP_VLLM_COMPILE=1` is set when the wheel is built.
 
-The same sources, by mypyc, and nothing else: unless it is asked for, the wheel is of plain Python and does the same, more
-slowly (bench/README.md). Part of the build alone; nothing of it is installed.
+The same sources, by mypyc, and nothing else. Unless it is asked for, the wheel is of plain Python and does the same,
+more slowly (bench/README.md). Part of the build alone: nothing of it is installed.
 """
 
 import os
