@@ -17,8 +17,8 @@ from doctor.conftest import QWEN, make_model
 from downloads import Hub
 from topology.stand_in_driver import Driver, bus, uuid
 
+from dp_vllm import hub as hub_api
 from dp_vllm.doctor import command, nvml
-from dp_vllm.doctor import hub as hub_api
 
 Look = Callable[..., "Report"]
 PROGRAM = str(Path(sys.executable).with_name("dp-vllm"))

@@ -5,8 +5,9 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dp_vllm import hub
 from dp_vllm.doctor import asked as flags
-from dp_vllm.doctor import checkpoint, hub, installed, look, nvml, of_gpus, of_host, of_memory, of_model
+from dp_vllm.doctor import checkpoint, installed, look, nvml, of_gpus, of_host, of_memory, of_model
 from dp_vllm.doctor import config as configs
 from dp_vllm.doctor.checkpoint import Checkpoint
 from dp_vllm.doctor.finding import Finding, ok, problem, unknown, warning
