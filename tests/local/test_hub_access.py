@@ -1,5 +1,6 @@
 """Which engines may be started without the hub, and with what."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import downloads
@@ -60,4 +61,4 @@ async def test_where_the_hub_has_moved_the_run_stays(tmp_path: Path) -> None:
         ]
         assert not access.excuses(Exit(code=1), Cause("OutOfGPUMemory", "", "")), "the hub would not have helped"
         assert access.excuses(Exit(code=1), Cause("ModelNotCached", "", ""))
-        assert await access.prepared(program) == program
+        assert await access.prepared(program) == replace(pinned, environment=environ), "it may fetch what is missing"

@@ -76,9 +76,9 @@ def pinnable(model: str, words: Sequence[str], environ: Mapping[str, str]) -> tu
     return found.repositories if found.whole else ()
 
 
-def pinned(commit: str) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The words and variables with which an engine takes this commit of its model out of the cache, and asks nobody."""
-    return ("--revision", commit), {"HF_HUB_OFFLINE": "1"}
+def pinned(commit: str, *, offline: bool) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Words and variables with which an engine serves this commit; `offline`: out of the cache alone."""
+    return ("--revision", commit), {"HF_HUB_OFFLINE": "1"} if offline else {}
 
 
 def kept(repository: Repository, cache: Path) -> Path:

@@ -2,8 +2,8 @@
 
 The first engine that is ready has all that its model needs in the cache. From then on each further start asks the hub
 for one thing: is the model's revision still the commit that the run serves? If so the engine starts as the first did.
-If it moved, or the hub does not say, the engine gets that commit out of the cache and asks nobody. Not always: vLLM
-knows the model by its path then, and compiles it once more (docs/adr/0015).
+If it moved, or the hub does not say, the engine gets that commit out of the cache and asks nobody; if that turns out to
+miss something, it asks the hub for that commit. Not always: vLLM then compiles the model once more (docs/adr/0015).
 
 The one owner of which commits a run serves. It must not start anything.
 """
@@ -34,6 +34,8 @@ class Served:
 
     commits: tuple[str, ...]
     """In the order of the repositories, the model's first."""
+    whole: bool = True
+    """Nothing was found missing in the cache."""
 
 
 class HubAccess:
@@ -42,10 +44,10 @@ class HubAccess:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._served: dict[tuple[Repository, ...], Served | None] = {}
-        """None where the cache is not to be trusted."""
+        """None where the cache does not say."""
 
     def served(self, repositories: tuple[Repository, ...]) -> Served | None:
-        """What can be had without the hub; None before anybody was ready."""
+        """What they serve; None before anybody was ready."""
         return self._served.get(repositories)
 
     def note(self, repositories: tuple[Repository, ...], environ: Mapping[str, str]) -> None:
@@ -55,12 +57,13 @@ class HubAccess:
             self._served[repositories] = Served(commits) if all(commits) else None
 
     def distrust(self, repositories: tuple[Repository, ...]) -> None:
-        """Something was missing in the cache, so nobody is to rely on it."""
-        self._served[repositories] = None
+        """Something was missing in the cache, so nobody is to rely on it alone."""
+        if served := self._served.get(repositories):
+            self._served[repositories] = replace(served, whole=False)
 
-    def tell(self, name: str, why: str, model: str, commit: str) -> None:
-        """Say that a replica starts without the hub."""
-        self._say(words.without_hub(name, why, model, commit))
+    def tell(self, name: str, why: str, model: str, served: Served) -> None:
+        """Say that a replica is told which commit to serve."""
+        self._say(words.pinned(name, why, model, served.commits[0], offline=served.whole))
 
 
 class Access:
@@ -85,9 +88,9 @@ class Access:
         why = await asyncio.to_thread(self._reason, served, program.environment) if served else ""
         if not self._run or not served or not why:
             return program
-        self._without = True
-        self._run.tell(self._name, why, self._repositories[0].name, served.commits[0])
-        further, variables = pinned(served.commits[0])
+        self._without = served.whole
+        self._run.tell(self._name, why, self._repositories[0].name, served)
+        further, variables = pinned(served.commits[0], offline=served.whole)
         return replace(program, argv=(*program.argv, *further), environment={**program.environment, **variables})
 
     async def note_ready(self, program: Program) -> None:

@@ -170,8 +170,9 @@ def hub_has_moved(name: str, commit: str) -> str:
     return f"{name} has moved to {commit[:12]} at the hub meanwhile"
 
 
-def without_hub(name: str, why: str, model: str, commit: str) -> str:
-    return f"replica {name} starts from the cache, with the {model} that this run serves ({commit[:12]}): {why}"
+def pinned(name: str, why: str, model: str, commit: str, *, offline: bool) -> str:
+    alone = "from the cache, " if offline else ""
+    return f"replica {name} starts {alone}with the {model} that this run serves ({commit[:12]}): {why}"
 
 
 WAITING_FOR_MEMORY: Final = "waiting for the memory of its GPUs"
