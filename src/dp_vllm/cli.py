@@ -155,6 +155,13 @@ def _become(module: str, words: tuple[str, ...]) -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-I", "-m", module, *words])  # noqa: S606 - no shell is wanted
 
 
+def _sentence(error: click.ClickException) -> str:
+    """What click found wrong, as we say it."""
+    said = error.format_message().rstrip(".")
+    where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "dp-vllm"
+    return f"{said[0].lower()}{said[1:]} (`{where} --help` shows what there is)"
+
+
 def main() -> int:
     """Run the command of `sys.argv` and return its exit status. An error that a person can mend is one line."""
     try:
@@ -162,8 +169,11 @@ def main() -> int:
     except DpVllmError as error:
         click.echo(f"dp-vllm: {error}", err=True)
         return error.exit_status
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        click.echo(f"dp-vllm: {_sentence(error)}", err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130

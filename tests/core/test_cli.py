@@ -98,11 +98,16 @@ def test_an_open_endpoint_is_warned_of_on_stderr() -> None:
     assert told.stderr.count("\n") == 1
 
 
-def test_a_command_that_there_is_not_is_status_2() -> None:
-    told = run(PROGRAM, "server")
-
-    assert told.returncode == 2
-    assert "No such command 'server'" in told.stderr
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["server"], "no such command 'server'. Did you mean 'serve'? (`dp-vllm --help` shows what there is)"),
+        (["drain"], "missing argument 'REPLICA...' (`dp-vllm drain --help` shows what there is)"),
+    ],
+)
+def test_a_command_that_cannot_be_is_one_line_and_status_2(words: list[str], sentence: str) -> None:
+    told = run(PROGRAM, *words)
+    assert (told.returncode, told.stderr) == (2, f"dp-vllm: {sentence}\n")
 
 
 def test_sim_becomes_the_simulated_engine(tmp_path: Path) -> None:

@@ -17,9 +17,25 @@ from doctor.conftest import QWEN, make_model
 from downloads import Hub
 from topology.stand_in_driver import Driver, bus, uuid
 
+from dp_vllm import hub as hub_api
 from dp_vllm.doctor import command, nvml
-from dp_vllm.doctor import hub as hub_api
+from dp_vllm.local import pids, run
+from dp_vllm.local.run_directory import RunDirectory
 
+MODELS = """\
+kind: DPModel
+apiVersion: dpvllm.io/v1alpha1
+metadata: {{name: chat}}
+spec: {{model: {large}, tensorParallelSize: 2, cache: {{hostPath: /data}}}}
+---
+kind: DPModel
+apiVersion: dpvllm.io/v1alpha1
+metadata: {{name: embed}}
+spec:
+  model: {small}
+  replicas: 2
+  engine: {{args: [--max-model-len, 100K, --gpu-memory-utilization, "0.5"]}}
+"""
 Look = Callable[..., "Report"]
 PROGRAM = str(Path(sys.executable).with_name("dp-vllm"))
 
@@ -107,6 +123,36 @@ def test_what_would_fail_is_said_with_who_is_to_blame(look: Look, driver: Driver
         "memory: 150.0 GiB of weights on each GPU, which may hold 73.6 GiB of 80.0 GiB",
     ]
     assert found.of("architecture")[0][0] == "warning"
+
+
+def test_each_model_of_a_file_is_looked_at(look: Look, driver: Driver, vllm: Path, tmp_path: Path) -> None:
+    driver.says(machine(4))
+    large, small = make_model(tmp_path / "large", 300), make_model(tmp_path / "small", 15.3)
+    file = tmp_path / "models.yaml"
+    file.write_text(MODELS.format(large=large, small=small))
+
+    found = look("-f", str(file), "--engine", str(vllm), **driver.environ)
+
+    assert found.of("replicas") == [("ok", "3, GPUs of chat-0: 0,1; embed-0: 2; embed-1: 3")]
+    assert found.of("tp") == [("ok", "chat: 16 of 32 attention heads on each GPU")]
+    assert found.problems == [
+        "memory: chat: 150.0 GiB of weights on each GPU, which may hold 73.6 GiB of 80.0 GiB",
+        "length: embed: --max-model-len 102400 is more than the 40960 tokens that the model knows",
+    ]
+    assert found.of("memory")[1][1].startswith("embed: 15.3 GiB of weights on each GPU, which may hold 40.0 GiB of 80")
+    assert [level for level, said in found.of("file") if "chat: for a cluster alone" in said] == ["warning"]
+
+
+def test_gpus_that_another_run_has(look: Look, driver: Driver, vllm: Path, tmp_path: Path) -> None:
+    driver.says(machine(2))
+    record = run.Record(pids.identify(os.getpid()), "m", "http://127.0.0.1:1", {}, cards=(uuid(1),))
+    (tmp_path / "dp-vllm" / "other").mkdir(parents=True)
+    run.write(RunDirectory(tmp_path / "dp-vllm" / "other", tmp_path), record)
+
+    found = look("-dp", "2", "--engine", str(vllm), **driver.environ)
+
+    ((level, said),) = found.of("replicas")
+    assert level == "problem" and said.startswith("GPU 1 is used by your run other (process")
 
 
 def test_a_divided_gpu_and_links_that_are_down(look: Look, driver: Driver, vllm: Path, tmp_path: Path) -> None:

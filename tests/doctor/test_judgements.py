@@ -17,6 +17,7 @@ from dp_vllm.doctor.of_model import Wanted
 from dp_vllm.engine.command import Sizes
 from dp_vllm.local import command_line
 from dp_vllm.local.flags import split
+from dp_vllm.local.models import typed
 
 GIB = 2**30
 
@@ -252,4 +253,4 @@ def test_weights_are_counted_once(files: dict[str, int], total: int) -> None:
 )
 def test_flags(words: str, expected: Wanted) -> None:
     asked = command_line.divided(split.FLAGS.read(["m", *words.split()]), {})
-    assert wanted(asked, Sizes(asked.settings.tensor_parallel_size), {}) == expected
+    assert wanted(typed(asked, None), None, {}) == expected

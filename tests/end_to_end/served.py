@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,14 +65,14 @@ class Served:
 
 
 @contextlib.contextmanager
-def serve(*flags: str, replicas: int, ready: bool = True) -> Iterator[Served]:
+def serve(*flags: str, replicas: int, ready: bool = True, environ: Mapping[str, str] | None = None) -> Iterator[Served]:
     """Serve the demo model with simulated engines; entered when all replicas are used, if `ready`."""
     base = Path(tempfile.mkdtemp(prefix="dpv-"))  # short, because the sockets' paths are to fit
     port = free_port()
     argv = python("-m", "dp_vllm", "serve", MODEL, "--engine", "sim", "-dp", str(replicas))
     argv += ["--host", "127.0.0.1", "--port", str(port), "--log-dir", str(base / "logs"), *flags]
     directory = RunDirectory(base / "dp-vllm" / str(port), base / "logs")
-    environment = {"XDG_RUNTIME_DIR": str(base), "CUDA_VISIBLE_DEVICES": ""}
+    environment = {"XDG_RUNTIME_DIR": str(base), "CUDA_VISIBLE_DEVICES": "", **(environ or {})}
     try:
         with running(argv, base / "output", env=environment) as program:
             served = Served(program, directory, port)

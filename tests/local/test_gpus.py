@@ -103,6 +103,7 @@ def test_device_ids_choose_among_them(
         ("4,5", ("2",), "--device-ids: there is no GPU 2, counted from 0: CUDA_VISIBLE_DEVICES has 2 (4,5)"),
         ("", ("0",), "--device-ids: there is no GPU 0, counted from 0: CUDA_VISIBLE_DEVICES has 0"),
         ("GPU-a", ("GPU-b",), "--device-ids: GPU-b is not among the visible GPUs: CUDA_VISIBLE_DEVICES has 1 (GPU-a)"),
+        ("4,5", ("abc",), "--device-ids: 'abc' is neither an index nor begins with GPU- or MIG-"),
         ("", ("GPU-b",), "--device-ids: GPU-b is not among the visible GPUs: CUDA_VISIBLE_DEVICES has 0"),
     ],
 )

@@ -44,6 +44,11 @@ def crashed(at: float, ready_seconds: float = 10) -> End:
         pytest.param(Observed(ends=(crashed(99),)), Action.START, id="ended a second ago: start"),
         pytest.param(Observed(ends=(crashed(50), crashed(98.5))), None, id="second end: wait two seconds"),
         pytest.param(Observed(ends=(failed(1), failed(2), failed(3))), None, id="same failure three times: stay down"),
+        pytest.param(
+            Observed(ends=(replace(failed(1), excused=True), failed(2), failed(3))),
+            Action.START,
+            id="one was no fault of its own",
+        ),
         pytest.param(Observed(ends=(failed(1), failed(2, "other"), failed(3))), Action.START, id="failures differ"),
         pytest.param(Observed(ends=(failed(1), crashed(2), failed(3))), Action.START, id="was ready in between"),
         pytest.param(Observed(stop=STOP), None, id="gone and to be stopped: leave alone"),

@@ -9,11 +9,13 @@ from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image, ImageColor
 from topology.stand_in_driver import Driver, uuid
 
 from dp_vllm.errors import DpVllmError
 from dp_vllm.topology.command import topo
 from dp_vllm.topology.parse import parse
+from dp_vllm.topology.png import SCALE
 
 MATRICES = Path(__file__).parent / "matrices"
 DGX1 = str(MATRICES / "v100x8_dgx1.txt")
@@ -152,7 +154,7 @@ def test_rows_that_contradict_each_other_are_a_warning() -> None:
 def test_the_picture_has_both_ways_to_group(tmp_path: Path) -> None:
     picture = tmp_path / "groups.svg"
 
-    printed(DGX1, "--svg", str(picture))
+    printed(DGX1, "--picture", str(picture))
 
     drawn = ElementTree.parse(picture).getroot()
     texts = ["".join(each.itertext()) for each in drawn.iter("{http://www.w3.org/2000/svg}text")]
@@ -165,14 +167,46 @@ def test_the_picture_has_both_ways_to_group(tmp_path: Path) -> None:
 
 def test_a_picture_of_the_same_groups_has_them_once(tmp_path: Path) -> None:
     picture = tmp_path / "groups.svg"
-    printed(TWO_SWITCHES, "-tp", "2", "-pp", "2", "--svg", str(picture))
+    printed(TWO_SWITCHES, "-tp", "2", "-pp", "2", "--picture", str(picture))
     assert "index order" not in picture.read_text()
     assert "Chosen by links: slowest link PIX inside a stage, PXB beside" in picture.read_text()
+
+
+def test_a_png_shows_what_the_svg_shows(tmp_path: Path) -> None:
+    drawn, dots = tmp_path / "groups.svg", tmp_path / "groups.PNG"
+    printed(DGX1, "--picture", str(drawn))
+    printed(DGX1, "--picture", str(dots))
+
+    root = ElementTree.parse(drawn).getroot()
+    cells = [each for each in root.iter("{http://www.w3.org/2000/svg}rect") if each.get("stroke") == "#ffffff"]
+    with Image.open(dots) as opened:
+        image = opened.convert("RGB")
+    assert image.size == (SCALE * int(root.get("width", 0)), SCALE * int(root.get("height", 0)))
+    assert len(cells) == 2 * 64
+    for cell in cells:
+        x, y = (SCALE * (round(float(cell.get(axis, 0))) + 3) for axis in "xy")
+        assert image.getpixel((x, y)) == ImageColor.getrgb(cell.get("fill", ""))
+    title = image.crop((0, 0, image.width, SCALE * 40))
+    assert min(title.get_flattened_data()) == (0, 0, 0), "there are letters"
+
+
+def test_without_pillow_a_png_is_refused_and_an_svg_drawn(tmp_path: Path) -> None:
+    hidden = "import sys; sys.modules['PIL'] = None; from dp_vllm.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", hidden, "topo", DGX1, "--picture"]
+    asked = subprocess.run([*command, str(tmp_path / "a.png")], capture_output=True, text=True, timeout=30)
+    assert asked.returncode == 1 and not (tmp_path / "a.png").exists()
+    assert asked.stderr == (
+        "dp-vllm: a PNG needs Pillow, which is not installed here: pip install pillow (the extra `picture` of "
+        "dp-vllm); without it, draw a .svg\n"
+    )
+    subprocess.run([*command, str(tmp_path / "a.svg")], check=True, capture_output=True, timeout=30)
+    assert (tmp_path / "a.svg").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (("--picture", "a.gif"), "--picture: 'a.gif' is not allowed; allowed are names that end with .svg or .png"),
         (("-dp", "4", "-tp", "4"), f"needs dp*tp*pp = 4*4*1 = 16 GPUs, {DGX1} has 8 (0,1,2,3,4,5,6,7)"),
         (
             ("-tp", "2", "-pp", "2", "--device-ids", "3,5,6"),
@@ -200,7 +234,10 @@ def test_a_picture_of_the_same_groups_has_them_once(tmp_path: Path) -> None:
             "--gpu-groups: '0,1;' is not allowed; allowed are GPUs separated by commas, in groups separated by "
             "semicolons, like '0,1;2,3'",
         ),
-        (("--svg", "/no/such/place.svg"), "--svg: /no/such/place.svg cannot be written (No such file or directory)"),
+        (
+            ("--picture", "/no/such/place.svg"),
+            "--picture: /no/such/place.svg cannot be written (No such file or directory)",
+        ),
     ],
 )
 def test_what_cannot_be_is_told(words: tuple[str, ...], sentence: str) -> None:

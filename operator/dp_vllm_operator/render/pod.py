@@ -175,10 +175,12 @@ def _fixed_engine(part: UserPart) -> Json:
 
 def _command(part: UserPart) -> Command:
     words = part.engine.args
-    order = Order(IMAGE, part.model, words, flags_in(words), sizes=_sizes(part))
-    return container_command(
-        order, names.ENGINE_PORT, None if part.served_model_name is UNSET else part.served_model_name
-    )
+    served = part.served_model_name
+    if served is UNSET:
+        # An engine that asks no hub would give the model's path in the cache as the metrics' model_name.
+        served = part.model if "HF_HUB_OFFLINE" in volumes.variables(part) else ""
+    order = Order(IMAGE, part.model, words, flags_in(words), sizes=_sizes(part), served=served)
+    return container_command(order, names.ENGINE_PORT)
 
 
 def _sizes(part: UserPart) -> Sizes:

@@ -170,13 +170,17 @@ def _flat(error: BaseException) -> Sequence[BaseException]:
 def _beginning(total: int, kept: Answers) -> str:
     repaired = f"; half a line at the end of {kept.path} was cut off" if kept.repaired else ""
     there = f", {len(kept.done):,} of them are answered in {kept.path}" if kept.done else ""
-    return f"{total:,} requests{there}{repaired}"
+    return f"{_counted(total, 'request')}{there}{repaired}"
 
 
 def _end(total: int, kept: Answers) -> str:
     left = total - len(kept.done)
-    told = f"{len(kept.done):,} answers in {kept.path}, {kept.failed:,} of them failed"
+    told = f"{_counted(len(kept.done), 'answer')} in {kept.path}, {kept.failed:,} of them failed"
     return told + (f"; {left:,} are left: the same command goes on" if left else "")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _say(console: Console, text: str) -> None:

@@ -5,19 +5,20 @@ from collections.abc import Mapping
 from typing import Final
 
 from dp_vllm.doctor.of_model import UTILIZATION, Wanted
-from dp_vllm.engine.command import Sizes
+from dp_vllm.local.flags.config_file import ConfigFile
 from dp_vllm.local.flags.engines import values
-from dp_vllm.local.flags.split import Asked
+from dp_vllm.local.models import Model
 
 _MULTIPLIERS: Final = {"k": 10**3, "m": 10**6, "K": 2**10, "M": 2**20, "": 1}
 
 
-def wanted(asked: Asked, sizes: Sizes, environ: Mapping[str, str]) -> Wanted:
+def wanted(model: Model, config: ConfigFile | None, environ: Mapping[str, str]) -> Wanted:
     """What is to be judged. A value that cannot be read is left to the engine."""
-    given = values(asked.engine_words, asked.config)
+    given = values(model.words, config)
+    environ = {**environ, **model.variables}
     length = _only(given, "--max-model-len")
     return Wanted(
-        sizes=sizes,
+        sizes=model.sizes,
         max_model_len=_count(length),
         fits_itself=length in ("auto", "-1"),
         dtype=_only(given, "--dtype") or "auto",

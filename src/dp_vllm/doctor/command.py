@@ -12,14 +12,14 @@ from rich.text import Text
 
 from dp_vllm.doctor.examine import examine
 from dp_vllm.doctor.finding import Finding, Level
-from dp_vllm.errors import BadSettings
-from dp_vllm.local import command_line
+from dp_vllm.local import command_line, model_files
 from dp_vllm.local.flags import split
 
 _COLOURS: Final = {Level.OK: "green", Level.UNKNOWN: "cyan", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
 _SUBJECT: Final = 14
 _HELP: Final = """\
 usage: dp-vllm doctor [MODEL] [FLAG of dp-vllm serve ...] [--json]
+       dp-vllm doctor -f FILE.yaml [FLAG of dp-vllm serve ...] [--json]
 
 Looks whether `dp-vllm serve MODEL FLAG ...` will work on this machine, and says what to do where it will not: vLLM and
 the driver, the GPUs, their memory and who holds it, links, shared memory, limits, the port, the disk, access to the
@@ -35,10 +35,9 @@ def main(words: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
         click.echo(_HELP)
         return 0
     asked = command_line.divided(items, environ, needs_model=False)
-    if asked.settings.file:
-        raise BadSettings("--file: one model is looked at at a time; give MODEL and its flags")
     command_line.demand_usable(asked.settings)
-    findings = examine(asked, environ)
+    held = model_files.read(asked.settings.file) if asked.settings.file else None
+    findings = examine(asked, held, environ)
     return _as_json(findings) if asked.settings.json else _as_lines(findings)
 
 

@@ -1,27 +1,24 @@
 """Looks at one thing after the other and tells each finding at once, since some take seconds."""
 
-import os
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dp_vllm.doctor import asked as flags
-from dp_vllm.doctor import checkpoint, hub, installed, look, nvml, of_gpus, of_host, of_memory, of_model
-from dp_vllm.doctor import config as configs
-from dp_vllm.doctor.checkpoint import Checkpoint
-from dp_vllm.doctor.finding import Finding, ok, problem, unknown, warning
+from dp_vllm.doctor import installed, look, nvml, of_gpus, of_host, of_memory, of_model, one_model
+from dp_vllm.doctor.finding import Finding, ok, problem, warning
 from dp_vllm.doctor.installed import Installed
 from dp_vllm.doctor.nvml import Card, Cards
-from dp_vllm.engine import hub as engine_hub
-from dp_vllm.engine.command import Engine
+from dp_vllm.engine.command import Engine, Sizes
 from dp_vllm.errors import DpVllmError
-from dp_vllm.local import engines, holders
-from dp_vllm.local.arrange import arrange, engine_config
+from dp_vllm.local import command_line, engines, holders
+from dp_vllm.local.arrange import arrange
 from dp_vllm.local.deployment import Deployment
 from dp_vllm.local.flags.engines import values
 from dp_vllm.local.flags.split import Asked
 from dp_vllm.local.gpus import visible_to
-from dp_vllm.local.models import sizes, typed
+from dp_vllm.local.model_files import Held
+from dp_vllm.local.models import Model
 from dp_vllm.local.place import directory_of, listen_of
 from dp_vllm.local.slurm.allocation import Allocation, allocation
 from dp_vllm.topology import ids
@@ -34,6 +31,8 @@ class _Case:
 
     asked: Asked
     environ: Mapping[str, str]
+    models: tuple[Model, ...]
+    """One with an empty name if only the machine is looked at."""
     engine: Engine | None = None
     """None if there is none that works."""
     installed: Installed = field(default_factory=Installed)
@@ -46,14 +45,21 @@ class _Case:
     def uses_gpus(self) -> bool:
         return self.engine is None or self.engine.uses_gpus
 
+    def wanted(self, model: Model) -> of_model.Wanted:
+        return flags.wanted(model, self.asked.config, self.environ)
+
     @property
-    def wanted(self) -> of_model.Wanted:
-        return flags.wanted(self.asked, sizes(self.asked.settings), self.environ)
+    def largest(self) -> Sizes:
+        """Of its models."""
+        return max((model.sizes for model in self.models), key=lambda sizes: sizes.gpus)
 
 
-def examine(asked: Asked, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """All findings. Without a MODEL only the machine is looked at."""
-    case = yield from _engine(_Case(asked, environ))
+def examine(asked: Asked, held: Held | None, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """All findings. `held` are the models of files; without any, and without a MODEL, only the machine is looked at."""
+    models, left_out = command_line.models_of(asked, held, asked.config.path if asked.config else None, environ)
+    case = yield from _engine(_Case(asked, environ, models))
+    for text in left_out:
+        yield warning("file", text, "")
     if case.uses_gpus:
         case = replace(case, cards=nvml.ask(environ))
         yield from of_gpus.gpus(case.cards)
@@ -64,8 +70,9 @@ def examine(asked: Asked, environ: Mapping[str, str]) -> Iterator[Finding]:
     if case.cards.cards:
         yield from _memory(case)
     yield from _host(case)
-    if asked.model and not (case.engine and case.engine.simulated):
-        yield from _model(case)
+    if not (case.engine and case.engine.simulated):
+        for model in models:
+            yield from _model(case, model)
 
 
 def _engine(case: _Case) -> Generator[Finding, None, _Case]:
@@ -96,9 +103,9 @@ def _run(case: _Case) -> Generator[Finding, None, _Case]:
         return case
     try:
         visible = visible_to(case.engine, settings.device_ids, case.environ)
-        models = (typed(case.asked, engine_config(case.asked, directory)),)
-        deployment = arrange(case.asked, models, case.engine, visible, directory, case.environ, case.job)
+        deployment = arrange(case.asked, case.models, case.engine, visible, directory, case.environ, case.job)
         case = replace(case, deployment=deployment)
+        command_line.demand_free(deployment.replicas, case.models, directory.name, case.environ)
     except DpVllmError as error:
         yield problem("replicas", str(error))
     else:
@@ -117,14 +124,15 @@ def _replicas(case: _Case) -> Iterator[Finding]:
         yield from of_gpus.links(case.cards, case.deployment.replicas)
 
 
-def _used(case: _Case) -> dict[int, Card]:
-    """The GPUs that replicas get, by index; all where that is not known."""
+def _used(case: _Case, model: Model) -> dict[int, Card]:
+    """The GPUs that the model's replicas get, by index; all where that is not known."""
     everything = dict(enumerate(case.cards.cards))
     if case.deployment is None:
         return everything
     devices = [Device(card.uuid) for card in case.cards.cards]
     used = {}
-    for name in (gpu for replica in case.deployment.replicas for gpu in replica.gpus):
+    replicas = [replica for replica in case.deployment.replicas if replica.models == model.served]
+    for name in (gpu for replica in replicas for gpu in replica.gpus):
         try:
             index = ids.index_of(name, devices)
         except ValueError:  # a part of one: the driver tells its memory in another way
@@ -134,79 +142,36 @@ def _used(case: _Case) -> dict[int, Card]:
 
 
 def _memory(case: _Case) -> Iterator[Finding]:
-    used = _used(case)
     sees_machine = holders.sees_machine()
-    who = {index: [look.holder(one, sees_machine=sees_machine) for one in card.holders] for index, card in used.items()}
-    yield from of_memory.held(used, who, case.wanted.utilization)
-    yield from of_gpus.number_format(list(used.values()), case.wanted.dtype)
+    for model in case.models if case.deployment else case.models[:1]:
+        used, wanted = _used(case, model), case.wanted(model)
+        who = {
+            index: [look.holder(one, sees_machine=sees_machine) for one in card.holders] for index, card in used.items()
+        }
+        yield from of_memory.held(used, who, wanted.utilization)
+        yield from of_gpus.number_format(list(used.values()), wanted.dtype)
 
 
 def _host(case: _Case) -> Iterator[Finding]:
-    host, settings = look.host(), case.asked.settings
+    host, settings, copies = look.host(), case.asked.settings, sum(model.copies for model in case.models)
     if case.uses_gpus:
-        yield from of_host.shared_memory(host, settings.data_parallel_size, sizes(settings))
-        yield from of_host.locked_memory(host, sizes(settings))
+        spread = sum(model.copies for model in case.models if model.sizes.gpus > 1)
+        yield from of_host.shared_memory(host, spread, case.largest)
+        yield from of_host.locked_memory(host, case.largest)
     yield of_host.open_files(host)
-    yield from look.addresses(listen_of(settings, case.job), settings)
+    yield from look.addresses(listen_of(settings, case.job), settings.replica_ports, copies)
 
 
-def _model(case: _Case) -> Iterator[Finding]:
-    model = case.asked.model
-    if os.path.isdir(model):
-        yield from _checkpoint(case, checkpoint.in_directory(Path(model)))
-    elif os.path.isfile(model):
-        yield unknown("model", f"{model} is a file; only directories and models of the hub are looked into")
-    elif model.startswith(("/", ".", "~")) or model.count("/") > 1:
-        yield problem("model", f"there is no directory {model}", "give one with a config.json, or a model of the hub")
-    else:
-        yield from _of_hub(case)
-
-
-def _of_hub(case: _Case) -> Iterator[Finding]:
-    given = values(case.asked.engine_words, case.asked.config)
-    revision = "".join(given.get("--revision", ())[:1])
-    kept = Path("".join(given.get("--download-dir", ())[:1]) or engine_hub.cache(case.environ))
-    there = checkpoint.snapshot(case.asked.model, revision, kept)
-    here = checkpoint.in_directory(there) if there else None
-    answer = hub.ask(case.asked.model, revision, case.environ)
-    if answer.silence:
-        said = f"the hub was not asked: {answer.silence}"
-        if here is None:
-            yield unknown(
-                "model", f"{said}; {case.asked.model} is not in {kept}", "download it where there is a network"
-            )
-        else:
-            yield ok("model", f"{said}; {case.asked.model} is in {kept}")
-    elif answer.refused and (here is None or not here.weights):
-        has_token = bool(hub.token(case.environ))
-        yield of_model.access(answer.refused, absent=answer.absent, model=case.asked.model, has_token=has_token)
+def _model(case: _Case, model: Model) -> Iterator[Finding]:
+    if not model.model:
         return
-    else:
-        weights = checkpoint.weights(answer.files)
-        missing = None if answer.absent else max(0, weights - (here.weights if here else 0))
-        yield of_host.disk(str(kept), look.free_bytes(kept), missing)
-        if here is None or here.config is None:
-            here = Checkpoint("the hub", answer.config, weights)
-        elif missing:
-            here = replace(here, weights=weights)
-    if here is not None:
-        yield from _checkpoint(case, here)
-
-
-def _checkpoint(case: _Case, found: Checkpoint) -> Iterator[Finding]:
-    if found.unreadable:
-        yield problem("model", found.unreadable, "is it the right directory, and a whole copy?")
-    config = configs.read(found.config)
-    if config is None:
-        if not found.unreadable:
-            yield unknown("model", f"what {found.place} says of the model's shape is not known")
-        return
-    yield from of_model.architecture(config, case.installed.architectures, case.wanted)
-    yield from of_model.cuts(config, case.wanted.sizes)
-    yield from of_model.length(config, case.wanted)
-    if not found.weights:
-        yield unknown("memory", f"{found.place} has no weights that could be counted")
-        return
-    totals = [card.total for card in _used(case).values() if card.total and not card.divided]
-    if totals:
-        yield of_model.room(found.weights, config, case.wanted, min(totals))
+    subject = one_model.Subject(
+        model=model.model,
+        given=values(model.words, case.asked.config),
+        wanted=case.wanted(model),
+        environ={**case.environ, **model.variables},
+        architectures=case.installed.architectures,
+        memories=[card.total for card in _used(case, model).values() if card.total and not card.divided],
+    )
+    for one in one_model.examine(subject):
+        yield replace(one, found=f"{model.name}: {one.found}") if model.name else one

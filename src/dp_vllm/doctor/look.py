@@ -13,7 +13,6 @@ from dp_vllm.doctor.of_host import UNLIMITED, Host
 from dp_vllm.errors import DpVllmError
 from dp_vllm.local import holders
 from dp_vllm.local.deployment import Listen
-from dp_vllm.local.flags.settings import Settings
 from dp_vllm.local.listen import at, listening
 from dp_vllm.local.run_directory import RunDirectory
 from dp_vllm.local.runs import running
@@ -49,10 +48,10 @@ def free_bytes(path: Path) -> int | None:
     return shutil.disk_usage(there).free
 
 
-def addresses(listen: Listen, settings: Settings) -> Iterator[Finding]:
+def addresses(listen: Listen, replica_ports: int | None, copies: int) -> Iterator[Finding]:
     """Whether the endpoint's address, and the ports of the replicas if they are to have some, are free."""
-    count = settings.data_parallel_size if settings.replica_ports is not None else 0
-    ports = [Listen("127.0.0.1", (settings.replica_ports or 0) + number) for number in range(count)]
+    count = 0 if replica_ports is None else copies
+    ports = [Listen("127.0.0.1", (replica_ports or 0) + number) for number in range(count)]
     for one, subject in ((listen, "endpoint"), *((each, "replica port") for each in ports)):
         try:
             with listening(one) as sockets:

@@ -109,6 +109,9 @@ class Order:
     sizes: Sizes = Sizes()
     variables: Mapping[str, str] = field(default_factory=dict)
     """The user's variables for the engine."""
+    served: str = ""
+    """What clients call the model where no flag says it and MODEL is not to: an engine that asks no hub takes the path
+    in the cache for the model's name. Empty if nothing has to be said."""
     drain_seconds: int = 0
     """So long its requests may go on after SIGTERM, where that may come from others than who waits for them."""
 
@@ -125,6 +128,7 @@ def replica_command(order: Order, address: str, gpus: Sequence[str], environ: Ma
             *(("--config", str(order.config)) if order.config else ()),
             *order.words,
             *order.sizes.words,
+            *(("--served-model-name", order.served) if order.served else ()),
             *(word for name, values in _ADDED if name not in order.flags for word in (name, *values)),
             *(("--shutdown-timeout", str(order.drain_seconds)) if order.drain_seconds else ()),
             *_listening(address),
@@ -134,15 +138,14 @@ def replica_command(order: Order, address: str, gpus: Sequence[str], environ: Ma
     )
 
 
-def container_command(order: Order, port: int, served_name: str | None) -> Command:
+def container_command(order: Order, port: int) -> Command:
     """The command of one replica in a container of its own, for clients elsewhere.
 
     It ends at once when it is told to: whoever tells it has waited for its requests, and an engine whose own patience
     runs out never ends.
     """
-    named = ("--served-model-name", served_name) if served_name is not None else ()
     command = replica_command(order, f"0.0.0.0:{port}", (), {})
-    return replace(command, argv=(*command.argv, *named, "--shutdown-timeout", "0"))
+    return replace(command, argv=(*command.argv, "--shutdown-timeout", "0"))
 
 
 def patience(startup_seconds: int) -> dict[str, str]:

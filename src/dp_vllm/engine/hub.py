@@ -18,6 +18,12 @@ _NAME: Final = re.compile(r"[-.\w]+(/[-.\w]+)?", re.ASCII)
 _HIDING: Final = ("--config", "--lora-modules", "--default-mm-loras")
 """Flags whose values may name further repositories, or say so elsewhere."""
 _ELSEWHERE: Final = "--download-dir"
+_SAID_BY_USER: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "VLLM_MODEL_REDIRECT_PATH")
+_ASK_LATER: Final = ("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_USE_MODELSCOPE")
+_ADAPTERS: Final = "--enable-lora"
+_OTHER_CONFIG: Final = "--hf-config-path"
+"""Of another repository, which vLLM wants in the model's revision."""
+_ON: Final = ("1", "on", "true", "yes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,29 @@ def fetched(model: str, words: Sequence[str]) -> Fetched:
         (Repository(model, _value(given, "--revision")), *clear),
         whole=clear == named and not any(flag in given for flag in _HIDING),
     )
+
+
+def pinnable(model: str, words: Sequence[str], environ: Mapping[str, str]) -> tuple[Repository, ...]:
+    """All that the engine ever fetches, the model first; empty if it may ask for more, or its user sees to that.
+
+    Only where that is known can an engine be kept from the hub. `environ` is the engine's.
+    """
+    given = {item.flag.name for item in known_flags().read(words) if item.flag is not None}
+    asks_later = any(environ.get(name, "").lower() in _ON for name in _ASK_LATER)
+    if asks_later or any(name in environ for name in _SAID_BY_USER) or given & {_ADAPTERS, _OTHER_CONFIG}:
+        return ()
+    found = fetched(model, words)
+    return found.repositories if found.whole else ()
+
+
+def pinned(commit: str, *, offline: bool) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Words and variables with which an engine serves this commit; `offline`: out of the cache alone."""
+    return ("--revision", commit), {"HF_HUB_OFFLINE": "1"} if offline else {}
+
+
+def kept(repository: Repository, cache: Path) -> Path:
+    """The file of the cache that holds the commit which a revision was when it was last downloaded."""
+    return folder(repository.name, cache) / "refs" / (repository.revision or "main")
 
 
 def home(environ: Mapping[str, str]) -> Path:

@@ -14,7 +14,7 @@ from dp_vllm.local import cgroup, stacks
 from dp_vllm.local.crash_report import Life
 from dp_vllm.local.crashes import Crashes
 from dp_vllm.local.gpu_memory import GpuMemory
-from dp_vllm.local.process import Exit, Running
+from dp_vllm.local.process import Exit, Program, Running
 from dp_vllm.local.segments import Segments
 
 FIRST_LOOK_SECONDS: Final = 0.5
@@ -41,8 +41,10 @@ class Aftermath:
         self._folder: Path | None = None
         """Where the last end was written down."""
 
-    def begin(self) -> None:
-        """A life begins."""
+    def begin(self, program: Program) -> None:
+        """A life begins, of this program."""
+        if self._crashes is not None:
+            self._crashes.began(program)
         self._began_at = time.monotonic()
         self._oom_kills = cgroup.oom_kills()
         self._stacks = ""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from dp_vllm import names
-from dp_vllm.engine.command import Command, Engine, Order, Sizes, replica_command
-from dp_vllm.engine.hub import fetched
+from dp_vllm.engine.command import Command, Engine, Order, Sizes, flags_in, replica_command
+from dp_vllm.engine.hub import Repository, fetched, pinnable
 from dp_vllm.errors import BadSettings
 from dp_vllm.local.deployment import Deployment, Replica
 from dp_vllm.local.division import divided, further
@@ -99,6 +99,8 @@ def _replicas(
     """Replicas of one model by their numbers, on unix sockets if no ports are given."""
     repositories = () if place.engine.simulated else fetched(model.model, model.words).repositories
     fetches = repositories[0].name if repositories else ""
+    pinned = _pinnable(model, place)
+    named = "--served-model-name" in model.flags | flags_in(model.words)
     for number, share in zip(numbers, shares, strict=True):
         name = f"{model.name}-{number}" if model.name else str(number)
         socket = f"unix:{place.directory.replica_socket(name)}"
@@ -112,13 +114,21 @@ def _replicas(
             model.config,
             model.sizes,
             model.variables,
-            place.drain_seconds,
+            served=model.model if pinned and not named else "",
+            drain_seconds=place.drain_seconds,
         )
         command = _telling(replica_command(order, address, share.gpus, place.environ), place.environ)
         command = _near(share.cpus, order, command)
         worst_link = None if share.worst_link is None else str(share.worst_link)
         cards = tuple(place.cards[gpu] for gpu in share.gpus) if place.cards else ()
-        yield Replica(name, share.gpus, command, address, cards, worst_link, model.served, fetches)
+        yield Replica(name, share.gpus, command, address, cards, worst_link, model.served, fetches, pinned)
+
+
+def _pinnable(model: Model, place: _Place) -> tuple[Repository, ...]:
+    """All that its engine ever fetches; nothing if that is not known for certain, as beside a `--config` file."""
+    if place.engine.simulated or model.config is not None:
+        return ()
+    return pinnable(model.model, model.words, {**place.environ, **model.variables})
 
 
 def _ports(settings: Settings, taken: Collection[str]) -> Iterator[str] | None:

@@ -16,7 +16,7 @@ from dp_vllm.engine.log import LONGEST, Stage
 from dp_vllm.local import logs, plan, words
 from dp_vllm.local.keep import Keep
 from dp_vllm.local.plan import End, Observed, Stop
-from dp_vllm.local.process import Exit, Running, running
+from dp_vllm.local.process import Exit, Program, Running, running
 from dp_vllm.local.run import Guarded
 
 PROBE_SECONDS: Final = 0.25
@@ -164,12 +164,13 @@ class Child:
         self._hangs.clear()
         try:
             await self._wait_for_memory()
+            program = await self._prepared()
             if self.observed.stop is not None:
                 return  # the order came between the decision to start and now
             self._remove_socket()
             self._log_begin = logs.size(self._keep.program.log)
-            self._keep.aftermath.begin()
-            async with running(self._keep.program) as self._running:
+            self._keep.aftermath.begin(program)
+            async with running(program) as self._running:
                 how = await self._until_its_end(self._running)
                 await self._note_end(how, self._said if self._hung else self.last_lines())
             await self._keep.aftermath.clear_away()
@@ -180,6 +181,13 @@ class Child:
             self._alive = False
             self.observed = replace(self.observed, running=False)
             self._changed()
+
+    async def _prepared(self) -> Program:
+        """What to start this time."""
+        self.wait(self._keep.hub.question)
+        program = await self._keep.hub.prepared(self._keep.program)
+        self.wait("")
+        return program
 
     def _remove_socket(self) -> None:
         if self.address.startswith("unix:"):
@@ -228,6 +236,7 @@ class Child:
         while not await self._keep.is_ready():
             self._tell(self._keep.stage(self.last_lines()))
             await asyncio.sleep(PROBE_SECONDS)
+        await self._keep.hub.note_ready(self._keep.program)
         self.stage = None
         self.observed = replace(self.observed, ready_at=time.monotonic())
         self.was_ready = True
@@ -242,7 +251,10 @@ class Child:
         if self.observed.stop is None:
             cause, folder = await self._keep.aftermath.write_down(self.starts, ready_seconds, how, problem, lines)
         last_line = logs.last_words(lines)[:LONGEST] if how is None or how.code is not None else ""
-        end = End(time.monotonic(), ready_seconds, problem or str(how), str(cause or "")[:LONGEST], last_line, folder)
+        failed = ready_at is None and not problem and self.observed.stop is None
+        excused = failed and self._keep.hub.excuses(how, cause)
+        said = str(cause or "")[:LONGEST]
+        end = End(time.monotonic(), ready_seconds, problem or str(how), said, last_line, folder, excused)
         ends = plan.ends_after(self.observed.ends, end, self.limits)
         self._alive = False
         self.stage = None

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from dp_vllm.engine.command import Engine
 from dp_vllm.engine.flags import Typed
 from dp_vllm.errors import BadSettings
 from dp_vllm.local import compiled, engines, model_files, models, occupied, runs
@@ -19,7 +18,7 @@ from dp_vllm.local.gpus import Visible, visible_to
 from dp_vllm.local.model_files import Held
 from dp_vllm.local.models import Model
 from dp_vllm.local.place import directory_of, listen_of
-from dp_vllm.local.run_directory import SOCKET_PATH_BYTES, RunDirectory
+from dp_vllm.local.run_directory import SOCKET_PATH_BYTES
 from dp_vllm.local.slurm.allocation import Allocation, allocation, doubts
 from dp_vllm.local.slurm.spread import Room, Spread
 
@@ -56,7 +55,9 @@ def understand(words: Sequence[str], environ: Mapping[str, str]) -> Request | No
     directory = directory_of(settings, job, environ)
     held = model_files.read(settings.file) if settings.file else None
     engine, notes = engines.find(settings.engine, environ)
-    wanted, left_out = _models(asked, held, engine, directory, environ)
+    wanted, left_out = models_of(asked, held, engine_config(asked, directory), environ)
+    if held is not None and not engine.simulated:
+        model_files.demand_there(wanted)
     if settings.seed_per_replica:
         wanted = tuple(models.seeded(model, asked.config) for model in wanted)
     visible = visible_to(engine, settings.device_ids, environ)
@@ -64,11 +65,11 @@ def understand(words: Sequence[str], environ: Mapping[str, str]) -> Request | No
     def arranged(first: int, models: Sequence[Model]) -> Deployment:
         deployment = arrange(asked, models, engine, visible, directory, environ, job, first=first)
         replicas = deployment.replicas
-        _demand_free(replicas, models, deployment.name, environ)
+        demand_free(replicas, models, deployment.name, environ)
 
         def more(present: Sequence[Replica], count: int, name: str) -> tuple[Replica, ...]:
             found = deployment.more(present, count, name)
-            _demand_free(found, models, deployment.name, environ)
+            demand_free(found, models, deployment.name, environ)
             return found
 
         if settings.staged_start:
@@ -100,20 +101,21 @@ def _room(settings: Settings, job: Allocation, visible: Visible | None) -> Room:
     return Room(job.node, gpus, None if gpus is None else gpus // models.sizes(settings).gpus)
 
 
-def _models(
-    asked: Asked, held: Held | None, engine: Engine, directory: RunDirectory, environ: Mapping[str, str]
+def models_of(
+    asked: Asked, held: Held | None, config: Path | None, environ: Mapping[str, str]
 ) -> tuple[tuple[Model, ...], tuple[str, ...]]:
-    """The models to serve, those that files hold or the one that was typed; and what is not used of what was said."""
+    """The models to serve, those that files hold or the one that was typed; and what is not used of what was said.
+
+    `config` is the file that the engines of the latter are to read.
+    """
     if held is None:
-        return (models.typed(asked, engine_config(asked, directory)),), ()
+        return (models.typed(asked, config),), ()
     keys = bool(asked.settings.api_key or asked.settings.api_key_file)
     found = models.written(held.models, environ, keys=keys)
-    if not engine.simulated:
-        model_files.demand_there(found)
     return found, (*held.left_out, *filter(None, map(models.left_out, held.models)))
 
 
-def _demand_free(replicas: Sequence[Replica], models: Sequence[Model], name: str, environ: Mapping[str, str]) -> None:
+def demand_free(replicas: Sequence[Replica], models: Sequence[Model], name: str, environ: Mapping[str, str]) -> None:
     """Raise UserError if another run than `name` has one of their GPUs, unless their memory is to be shared."""
     if not all(_MEMORY_SHARE in model.flags for model in models):
         others = {other: record for other, record in runs.running(environ).items() if other != name}

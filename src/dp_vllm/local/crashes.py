@@ -46,6 +46,11 @@ class Crashes:
         self._program = program
         self._redact = Redactor(program.argv, program.environment)
 
+    def began(self, program: Program) -> None:
+        """From now on this is what runs."""
+        self._program = program
+        self._redact = Redactor(program.argv, program.environment)
+
     def write(self, life: Life) -> tuple[Cause | None, Path | None]:
         """Why it ended, and the folder that was made; None if it could not be."""
         cause = causes.cause(life.evidence)

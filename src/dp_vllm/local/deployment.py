@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dp_vllm.engine.command import Command
 from dp_vllm.engine.hang import HANG_SECONDS
+from dp_vllm.engine.hub import Repository
 from dp_vllm.local.run_directory import RunDirectory
 
 
@@ -67,6 +68,8 @@ class Replica:
     """What clients call its model; empty if its engine is to be asked."""
     fetches: str = ""
     """The hub's name of the model that its engine may download; empty if it is a directory, or kept elsewhere."""
+    pinnable: tuple[Repository, ...] = ()
+    """All that its engine ever fetches, so that without the hub it can start too; empty if that is not known."""
     shares: str = ""
     """The same for replicas of which one is to compile the model for all; empty if it starts with nobody's help."""
 

@@ -31,6 +31,8 @@ _ORDER: Final = "CUDA_DEVICE_ORDER"
 _DRIVERS_ORDER: Final = "PCI_BUS_ID"
 _NONE: Final = ("", "-1", "NoDevFiles")
 """How the variable says that there are no GPUs."""
+_NAME: Final = re.compile(r"\d+|(GPU|MIG)-\S+")
+_NO_NAME: Final = "is neither an index nor begins with GPU- or MIG-"
 _INSTEAD: Final = f"say which GPUs to use with {VARIABLE}=0,1,..., or try --engine sim, which needs none"
 
 
@@ -118,8 +120,8 @@ def from_variable(environ: Mapping[str, str]) -> Visible | None:
         return Visible((), VARIABLE)
     names = tuple(one.strip() for one in named.split(","))
     for one in names:
-        if not re.fullmatch(r"\d+|(GPU|MIG)-\S+", one):
-            raise BadSettings(f"{VARIABLE}: {one!r} in {named!r} is neither an index nor begins with GPU- or MIG-")
+        if not _NAME.fullmatch(one):
+            raise BadSettings(f"{VARIABLE}: {one!r} in {named!r} {_NO_NAME}")
     twice = [one for one in names if names.count(one) > 1]
     if twice:
         raise BadSettings(f"{VARIABLE}: {twice[0]} is there twice in {named!r}; each GPU can be used once")
@@ -141,8 +143,11 @@ def from_slurm(environ: Mapping[str, str], found: Machine) -> Visible | None:
 def chosen(device_ids: Sequence[str], variable: Visible | None) -> Visible:
     """What `--device-ids` picks: indexes within CUDA_VISIBLE_DEVICES if that is set, else the machine's own; or UUIDs.
 
-    Raises BadSettings for a GPU that the variable does not have.
+    Raises BadSettings for a GPU that the variable does not have, and for what cannot be one.
     """
+    for one in device_ids:
+        if not _NAME.fullmatch(one):
+            raise BadSettings(f"--device-ids: {one!r} {_NO_NAME}")
     if variable is None:
         return Visible(tuple(device_ids), "--device-ids")
     if all(one.isdigit() for one in device_ids):

@@ -13,6 +13,7 @@ from dp_vllm.local.aftermath import Aftermath
 from dp_vllm.local.crashes import Crashes
 from dp_vllm.local.deployment import Deployment, Replica
 from dp_vllm.local.gpu_memory import GpuMemory
+from dp_vllm.local.hub_access import Access, HubAccess
 from dp_vllm.local.keep import Keep
 from dp_vllm.local.process import Program
 from dp_vllm.local.segments import Segments
@@ -67,7 +68,7 @@ def doors(deployment: Deployment, sockets: Sequence[socket.socket]) -> Keep:
     )
 
 
-def engine(deployment: Deployment, replica: Replica) -> Keep:
+def engine(deployment: Deployment, hub_access: HubAccess, replica: Replica) -> Keep:
     """The engine of one replica."""
     program = Program(
         name=f"replica-{replica.name}",
@@ -94,6 +95,7 @@ def engine(deployment: Deployment, replica: Replica) -> Keep:
         is_ready=is_ready,
         stage=stage,
         address=replica.address,
+        hub=Access(hub_access, replica.name, replica.pinnable),
         models=replica.models,
         gpu_memory=gpu_memory,
         aftermath=Aftermath(

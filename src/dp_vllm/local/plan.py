@@ -52,6 +52,8 @@ class End:
     """The last thing it said: for the one who started it, not for clients."""
     folder: Path | None = None
     """Where it is written down."""
+    excused: bool = False
+    """It was started in a way that is not tried again."""
 
     def __str__(self) -> str:
         return ": ".join(filter(None, (self.how, self.cause or self.last_line)))
@@ -155,7 +157,7 @@ def ends_after(ends: tuple[End, ...], end: End, limits: Limits) -> tuple[End, ..
 
 def stays_down(ends: tuple[End, ...], limits: Limits) -> bool:
     """Whether starting again is pointless: the last starts failed, and all in the same way."""
-    last = ends[-limits.same_failures :]
+    last = [end for end in ends if not end.excused][-limits.same_failures :]
     return len(last) == limits.same_failures and all(
         end.ready_seconds is None and end.looks_like(last[0]) for end in last
     )

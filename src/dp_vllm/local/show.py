@@ -38,6 +38,13 @@ _OFTEN_USED: Final = (
 )
 
 
+LATER: Final = (
+    "once a replica was ready, with HF_HUB_OFFLINE=1 and --revision of what it serves, if by then the hub has another "
+    "or does not answer"
+)
+"""How a replica is started again where all is known that it fetches."""
+
+
 def print_help() -> None:
     """The one table of what is ours and what is the engine's."""
     console = Console()
@@ -101,6 +108,8 @@ def _rows(deployment: Deployment) -> Iterator[tuple[str, str, str]]:
         yield f"replica {replica.name}", "GPUs", f"{','.join(replica.gpus) or 'none'}{words.joined(replica)}"
         yield "", "listens on", replica.address
         yield from _command_rows(replica.command)
+        if replica.pinnable:
+            yield "", "later", LATER
     yield "gateway", "sockets", "handed down open, with one --listen-fd for each"
     yield from _command_rows(deployment.gateway)
     yield "run", "name", deployment.name
@@ -132,6 +141,7 @@ def print_json(deployment: Deployment) -> None:
                 "gpus": one.gpus,
                 "worst_link": one.worst_link,
                 "address": one.address,
+                "keeps_revision": bool(one.pinnable),
                 **_command_json(one.command),
             }
             for one in deployment.replicas

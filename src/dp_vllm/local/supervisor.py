@@ -30,6 +30,7 @@ from dp_vllm.local.child import Child
 from dp_vllm.local.crew import Crew, Outlook, Sight, sight_of
 from dp_vllm.local.deployment import Deployment
 from dp_vllm.local.hang_doctor import HangDoctor
+from dp_vllm.local.hub_access import HubAccess
 from dp_vllm.local.narrator import Narrator
 from dp_vllm.local.notify import Notifier
 from dp_vllm.local.orders import KILL_SECONDS, Orders
@@ -61,7 +62,9 @@ class Supervisor:
         before = keeps.doors if crew.gateway_is_elsewhere else keeps.gateway
         name = "doors" if crew.gateway_is_elsewhere else "gateway"
         self._gateway = Child(name, before(deployment, sockets), self._wake.set)
-        self._replicas = Replicas(partial(keeps.engine, deployment), self._begin_log, self._wake.set)
+        self._replicas = Replicas(
+            partial(keeps.engine, deployment, HubAccess(narrator.say)), self._begin_log, self._wake.set
+        )
         logs_path = str(deployment.directory.logs)
         record = Record(pids.identify(os.getpid()), deployment.model, deployment.listen.url, {}, logs_path)
         self._publisher = Publisher(deployment, record)

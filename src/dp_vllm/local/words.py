@@ -162,6 +162,19 @@ KILLING: Final = "killing what is left"
 STOPPED: Final = "stopped"
 
 
+ASKING_HUB: Final = "asking the hub whether the model has changed"
+HUB_IS_SILENT: Final = "the hub does not say whether the model has changed"
+
+
+def hub_has_moved(name: str, commit: str) -> str:
+    return f"{name} has moved to {commit[:12]} at the hub meanwhile"
+
+
+def pinned(name: str, why: str, model: str, commit: str, *, offline: bool) -> str:
+    alone = "from the cache, " if offline else ""
+    return f"replica {name} starts {alone}with the {model} that this run serves ({commit[:12]}): {why}"
+
+
 WAITING_FOR_MEMORY: Final = "waiting for the memory of its GPUs"
 
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,14 +12,18 @@ from rich.console import Console
 
 from dp_vllm.errors import BadSettings, UserError
 from dp_vllm.topology import given, ids, machine, table
+from dp_vllm.topology.drawing import Picture
 from dp_vllm.topology.matrix import Matrix
 from dp_vllm.topology.parse import Unreadable, parse
 from dp_vllm.topology.picture import picture
+from dp_vllm.topology.png import png
 from dp_vllm.topology.report import Report, report, report_given
 from dp_vllm.topology.shape import Shape, product
+from dp_vllm.topology.svg import svg
 
 _POSITIVE: Final = click.IntRange(min=1)
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
+_PAINTERS: Final[Mapping[str, Callable[[Picture], bytes]]] = {".svg": svg, ".png": png}
 _PASTE: Final = "what `nvidia-smi topo -m` prints anywhere can be given as FILE, or as -"
 
 
@@ -42,7 +46,13 @@ _PASTE: Final = "what `nvidia-smi topo -m` prints anywhere can be given as FILE,
 @click.option("--device-ids", metavar="0,1,3", help="Only these GPUs.  [default: all, of this machine the visible]")
 @click.option("--gpu-groups", metavar="'0,1;2,3'", help="These groups instead of the best ones.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Also draw a picture into this file.")
+@click.option(
+    "--picture",
+    "file_of_picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.svg|FILE.png",
+    help="Also draw a picture into this file.",
+)
 def topo(
     file: str | None,
     copies: int | None,
@@ -51,21 +61,22 @@ def topo(
     device_ids: str | None,
     gpu_groups: str | None,
     as_json: bool,
-    svg: Path | None,
+    file_of_picture: Path | None,
 ) -> int:
     """Group GPUs by the links between them.
 
     FILE holds what `nvidia-smi topo -m` printed, on any machine; `-` reads it from standard input. Without FILE this
     machine's driver is asked. Without -dp, -tp and -pp: pairs.
     """
+    draw = _painter(file_of_picture) if file_of_picture is not None else None
     source, matrix, warnings = _of_machine(device_ids) if file is None else _from_text(file, device_ids)
     groups = _read_groups(gpu_groups) if gpu_groups is not None else None
     if groups is not None:
         found = _grouped(source, matrix, groups, copies, width, stages, warnings)
     else:
         found = report(source, matrix, _shape(source, matrix, copies, width, stages), warnings)
-    if svg is not None:
-        _write(svg, picture(found))
+    if file_of_picture is not None and draw is not None:
+        _write(file_of_picture, draw(picture(found)))
     _show(found, as_json)
     return 0
 
@@ -154,11 +165,18 @@ def _shape(source: str, matrix: Matrix, copies: int | None, width: int | None, s
     return shape
 
 
-def _write(path: Path, text: str) -> None:
+def _painter(path: Path) -> Callable[[Picture], bytes]:
+    """What makes the content of a file of that name."""
+    if path.suffix.lower() not in _PAINTERS:
+        raise BadSettings(f"--picture: {str(path)!r} is not allowed; allowed are names that end with .svg or .png")
+    return _PAINTERS[path.suffix.lower()]
+
+
+def _write(path: Path, content: bytes) -> None:
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(content)
     except OSError as error:
-        raise UserError(f"--svg: {path} cannot be written ({error.strerror})") from error
+        raise UserError(f"--picture: {path} cannot be written ({error.strerror})") from error
 
 
 def _show(found: Report, as_json: bool) -> None:

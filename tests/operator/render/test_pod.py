@@ -36,9 +36,10 @@ def test_the_words_are_the_model_the_users_flags_and_then_ours() -> None:
 
     assert container["args"] == [
         *("org/model", "--seed", "1", "--tensor-parallel-size", "2"),
+        *("--served-model-name", "qwen"),
         "--enable-server-load-tracking",
         *("--disable-access-log-for-endpoints", "/health,/metrics,/load"),
-        *("--host", "0.0.0.0", "--port", "8000", "--served-model-name", "qwen", "--shutdown-timeout", "0"),
+        *("--host", "0.0.0.0", "--port", "8000", "--shutdown-timeout", "0"),
     ]
     assert "command" not in container  # the image's entry point is the engine
 
@@ -148,7 +149,9 @@ def test_a_user_id_without_a_name_has_one() -> None:
     ],
 )
 def test_an_engine_asks_the_hub_for_nothing_once_all_was_downloaded(fields: Json, offline: bool) -> None:
-    assert variables(engine(**fields)).get("HF_HUB_OFFLINE") == ("1" if offline else None)
+    container = engine(**fields)
+    assert variables(container).get("HF_HUB_OFFLINE") == ("1" if offline else None)
+    assert ("--served-model-name" in container["args"]) == offline, "else it would be called by its path in the cache"
 
 
 def test_the_hubs_token_has_both_names_that_are_in_use() -> None:

@@ -7,10 +7,10 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from dp_vllm.engine.hub import home
 
@@ -19,6 +19,8 @@ LIMIT_SECONDS: Final = 10.0
 _READ_SECONDS: Final = 5.0
 _MOST_BYTES: Final = 16 * 2**20
 _ON: Final = ("1", "on", "true", "yes")
+
+_Said = TypeVar("_Said")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +45,13 @@ def ask(model: str, revision: str, environ: Mapping[str, str], limit_seconds: fl
         return Answer("HF_HUB_OFFLINE is set")
     if environ.get("VLLM_USE_MODELSCOPE", "").lower() in _ON:
         return Answer("VLLM_USE_MODELSCOPE is set, and that hub is not asked")
-    answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-    asked = threading.Thread(target=lambda: answers.put(_asked(model, revision, environ)), daemon=True)
-    asked.start()  # a name server that is silent cannot be told to hurry
-    try:
-        return answers.get(timeout=limit_seconds)
-    except queue.Empty:
-        return Answer(f"{_home(environ)} did not answer within {limit_seconds:g} s")
+    answer = _within(limit_seconds, lambda: _asked(model, revision, environ))
+    return answer or Answer(f"{_home(environ)} did not answer within {limit_seconds:g} s")
+
+
+def commit(model: str, revision: str, environ: Mapping[str, str], limit_seconds: float) -> str:
+    """The commit that a revision of a model is now; empty if the hub does not say. Takes up to the limit."""
+    return _within(limit_seconds, lambda: _commit(model, revision, environ)) or ""
 
 
 def token(environ: Mapping[str, str]) -> str:
@@ -68,13 +70,42 @@ def _home(environ: Mapping[str, str]) -> str:
     return environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
-def _asked(model: str, revision: str, environ: Mapping[str, str]) -> Answer:
+def _within(limit_seconds: float, ask: Callable[[], _Said]) -> _Said | None:
+    """What is answered; None if that takes too long."""
+    answers: queue.SimpleQueue[_Said] = queue.SimpleQueue()
+    asking = threading.Thread(target=lambda: answers.put(ask()), daemon=True)
+    asking.start()  # a name server that is silent cannot be told to hurry
+    try:
+        return answers.get(timeout=limit_seconds)
+    except queue.Empty:
+        return None
+
+
+def _commit(model: str, revision: str, environ: Mapping[str, str]) -> str:
+    try:
+        said = _get(_about(model, revision, environ), _headers(environ))
+    except (OSError, ValueError, http.client.HTTPException):
+        return ""
+    return str(said.get("sha") or "") if isinstance(said, dict) else ""
+
+
+def _about(model: str, revision: str, environ: Mapping[str, str]) -> str:
     name, branch = urllib.parse.quote(model), urllib.parse.quote(revision or "main", safe="")
+    return f"{_home(environ)}/api/models/{name}/revision/{branch}"
+
+
+def _headers(environ: Mapping[str, str]) -> dict[str, str]:
     headers = {"User-Agent": "dp-vllm"}
     if given := token(environ):
         headers["Authorization"] = f"Bearer {given}"
+    return headers
+
+
+def _asked(model: str, revision: str, environ: Mapping[str, str]) -> Answer:
+    name, branch = urllib.parse.quote(model), urllib.parse.quote(revision or "main", safe="")
+    headers = _headers(environ)
     try:
-        said = _get(f"{_home(environ)}/api/models/{name}/revision/{branch}?blobs=true", headers)
+        said = _get(f"{_about(model, revision, environ)}?blobs=true", headers)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403, 404):
             return Answer(absent=True, refused=error.code)
