@@ -29,13 +29,22 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(condition: Callable[[], bool], what: str | Callable[[], str], seconds: float = START_SECONDS) -> None:
-    """Poll `condition` until it holds; fail with `what` when it has not within `seconds`."""
+def wait_until(
+    condition: Callable[[], bool],
+    what: str | Callable[[], str],
+    seconds: float = START_SECONDS,
+    *,
+    every: float = 0.02,
+) -> None:
+    """Poll `condition` until it holds; fail with `what` when it has not within `seconds`.
+
+    Say `every` how many seconds if it is dear: one that starts a program takes the CPU from what it waits for.
+    """
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
             raise AssertionError(f"waited {seconds:g} s in vain: {what if isinstance(what, str) else what()}")
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 def answers(url: str, status: int = 200) -> bool:

@@ -103,6 +103,7 @@ class ControlPlane:
             "--kube-api-qps=500",  # 20 by default, which spreads the start of its controllers over five seconds
             "--kube-api-burst=500",
             "--node-monitor-grace-period=20s",  # 50 s by default until a dead node is NotReady
+            "--horizontal-pod-autoscaler-sync-period=2s",  # 15 by default until an autoscaler looks
             "--leader-elect=false",
             "--secure-port=0",
         )

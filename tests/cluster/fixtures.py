@@ -57,9 +57,14 @@ def dpmodels(control_plane: AnyCluster) -> AnyCluster:
 
 
 @pytest_asyncio.fixture
-async def namespace(api: "KubernetesApi") -> AsyncIterator[str]:
-    """A namespace of the test's own, deleted after. Its pods run on nodes of its own only: see the fixture kubelet."""
-    async with new_namespace(api) as name:
+async def namespace(api: "KubernetesApi", request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """A namespace of the test's own, deleted after. Its pods run on nodes of its own only: see the fixture kubelet.
+
+    On the test bed's own cluster, one that never had nodes nor has pods is left to the end of the run: the deletion
+    of a namespace is 80 requests, and there are more than a hundred of these.
+    """
+    lasting = given_cluster() is None and "kubelet" not in request.fixturenames
+    async with new_namespace(api, keep_empty=lasting) as name:
         yield name
 
 

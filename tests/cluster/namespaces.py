@@ -17,8 +17,11 @@ _PATH: Final = "/api/v1/namespaces"
 
 
 @contextlib.asynccontextmanager
-async def new_namespace(api: "KubernetesApi") -> AsyncIterator[str]:
-    """A namespace that takes pods, until the block ends. Its pods wait until a node has its label."""
+async def new_namespace(api: "KubernetesApi", *, keep_empty: bool = False) -> AsyncIterator[str]:
+    """A namespace that takes pods, until the block ends. Its pods wait until a node has its label.
+
+    With `keep_empty` it stays if there is no pod in it then.
+    """
     name = f"test-{uuid.uuid4().hex[:8]}"
     annotations = {"scheduler.alpha.kubernetes.io/node-selector": f"{NODE_LABEL}={name}"}
     await api.request("POST", _PATH, body={"metadata": {"name": name, "annotations": annotations}})
@@ -26,7 +29,8 @@ async def new_namespace(api: "KubernetesApi") -> AsyncIterator[str]:
         await _takes_pods(api, name)
         yield name
     finally:
-        await api.request("DELETE", f"{_PATH}/{name}")
+        if not keep_empty or (await api.request("GET", f"{_PATH}/{name}/pods"))["items"]:
+            await api.request("DELETE", f"{_PATH}/{name}")
 
 
 async def _takes_pods(api: "KubernetesApi", namespace: str) -> None:

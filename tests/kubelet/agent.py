@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -52,6 +52,8 @@ class Agent:
     namespace: str
     tasks: asyncio.TaskGroup
     log_port: int = 0
+    ready_for_seconds: float = 0.0
+    """Pods that get ready say that they have been for so long."""
     _alive: dict[str, bool] = field(default_factory=dict)
     _scripts: list[tuple[str, Script]] = field(default_factory=list)
     _pods: dict[str, _Pod] = field(default_factory=dict)
@@ -178,7 +180,7 @@ class Agent:
                 self._look_later(pod, script, now)
                 break
             pod.written = wanted
-            dated = wanted | {"conditions": _dated(wanted["conditions"], pod.object)}
+            dated = wanted | {"conditions": _dated(wanted["conditions"], pod.object, self.ready_for_seconds)}
             await self._tell("PATCH", f"{pod.path}/status", {"status": dated}, _STRATEGIC)
         pod.settling = False
 
@@ -223,12 +225,13 @@ def _cancel(pod: _Pod) -> None:
         pod.timer.cancel()
 
 
-def _dated(conditions: list[Object], pod: Object) -> list[Object]:
+def _dated(conditions: list[Object], pod: Object, ready_for_seconds: float) -> list[Object]:
     """Conditions with the time since when they have this value."""
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = datetime.now(UTC)
+    turned = {"True": now - timedelta(seconds=ready_for_seconds), "False": now}
     before = {c["type"]: (c["status"], c.get("lastTransitionTime")) for c in pod["status"].get("conditions", [])}
     return [
-        c | {"lastTransitionTime": since if status == c["status"] and since else now}
+        c | {"lastTransitionTime": since if status == c["status"] and since else f"{turned[c['status']]:%FT%TZ}"}
         for c in conditions
         for status, since in [before.get(c["type"], ("", None))]
     ]

@@ -70,6 +70,10 @@ class Kubelet:
         """What becomes of pods whose name matches (`m-1-*`), present and future ones; what was said last holds."""
         self._loop.call_soon_threadsafe(self._agent.script, pattern, script)
 
+    def ready_for(self, seconds: float) -> None:
+        """Pods that get ready from now on say that they have been for so long: who waits for that need not."""
+        self._loop.call_soon_threadsafe(setattr, self._agent, "ready_for_seconds", seconds)
+
     def log(self, pattern: str, text: str, *, previous: str = "") -> None:
         """What the containers of such pods have logged, and those before their last restart."""
         self._loop.call_soon_threadsafe(self._logs.say, pattern, text, previous)

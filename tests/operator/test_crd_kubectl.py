@@ -207,7 +207,7 @@ def test_an_autoscaler_scales_it(kubectl: Kubectl) -> None:
     assert (scale["spec"]["replicas"], scale["status"]) == (1, {"replicas": 1, "selector": selector})
 
     kubectl("autoscale", f"{names.PLURAL}.{names.API_GROUP}/m", "--min=3", "--max=5", "--cpu-percent=50")
-    programs.wait_until(lambda: get(kubectl, "dpm/m")["spec"]["replicas"] == 3, "the autoscaler", 40)
+    programs.wait_until(lambda: get(kubectl, "dpm/m")["spec"]["replicas"] == 3, "the autoscaler", 40, every=0.2)
 
 
 def test_two_managers_share_the_environment(kubectl: Kubectl) -> None:

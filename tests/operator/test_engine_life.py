@@ -20,6 +20,8 @@ from wire import ask, line, request
 TRACKED = "--enable-server-load-tracking"
 HANG = ("live", "--hang-timeout-seconds", "3")
 """Two seconds of it are forgiven: probes come a little early or late."""
+PERIOD_SECONDS = 0.3
+"""Between probes, which take a tenth of a second of the CPU each."""
 STOP = ("pre-stop", "--drain-timeout-seconds", "60", "--settle-seconds", "0.1")
 Result = subprocess.CompletedProcess[str]
 
@@ -44,7 +46,7 @@ def becomes_dead(program: programs.Program, memory: Path) -> str:
         seen.append(look(program, memory))
         return seen[-1].returncode != 0
 
-    wait_until(failed, "the probe fails")
+    wait_until(failed, "the probe fails", every=PERIOD_SECONDS)
     assert seen[-1].returncode == 1
     assert seen[-1].stderr == ""
     return seen[-1].stdout
@@ -59,7 +61,7 @@ def stays_alive(program: programs.Program, memory: Path) -> None:
         assert (result.returncode, result.stdout, result.stderr) == (0, "alive\n", "")
         return time.monotonic() > end
 
-    wait_until(passed, "the hang timeout has passed")
+    wait_until(passed, "the hang timeout has passed", every=PERIOD_SECONDS)
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ def most(moments: list[Moment]) -> int:
 
 
 async def test_surge_serves_with_as_many_as_wanted_all_the_time(scene: Scene) -> None:
+    scene.kubelet.ready_for(0)  # as on real nodes, where a replica counts only after a while
     await scene.operator()
     await scene.apply(replicas=2, rollout=SURGE)
     await scene.until_ready()
