@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
-from end_to_end.served import MODEL
+from deployments import MODEL
 
 TOKENS = 30
 PROMPT = "word " * 300

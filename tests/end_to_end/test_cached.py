@@ -3,7 +3,6 @@
 import inspect
 import itertools
 import textwrap
-from pathlib import Path
 from typing import NamedTuple
 
 import deployments
@@ -63,10 +62,10 @@ def hits(url: str, replica: str) -> float:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_what_was_believed_to_be_cached_is_what_the_engine_finds(engine: str, tmp_path: Path) -> None:
+def test_what_was_believed_to_be_cached_is_what_the_engine_finds(engine: str) -> None:
     flags = ("--enable-prompt-tokens-details", "--block-size", str(BLOCK_TOKENS))
-    with deployments.serve(tmp_path, engine, *flags, replicas=2) as program:
-        conversations = [Conversation(program.url, place) for place in (0, len(TEXT) // 2)]
+    with deployments.serve(*flags, engine=engine, replicas=2) as served:
+        conversations = [Conversation(served.url, place) for place in (0, len(TEXT) // 2)]
         turns: list[list[Turn]] = [[], []]
         for _, (told, conversation) in itertools.product(range(TURNS), zip(turns, conversations, strict=True)):
             told.append(conversation.turn())
@@ -82,6 +81,6 @@ def test_what_was_believed_to_be_cached_is_what_the_engine_finds(engine: str, tm
                 assert -BLOCK_TOKENS < more < block + 2 * ANSWER_TOKENS + 0.01 * turn.prompt_tokens, turn
 
         def is_confirmed() -> bool:
-            return all(hits(program.url, told[0].replica) == sum(turn.cached_tokens for turn in told) for told in turns)
+            return all(hits(served.url, told[0].replica) == sum(turn.cached_tokens for turn in told) for told in turns)
 
         wait_until(is_confirmed, "the engines' own counters say the same")

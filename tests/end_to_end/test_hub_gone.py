@@ -6,7 +6,7 @@ from pathlib import Path
 import downloads
 import fake_hub
 import pytest
-from end_to_end.served import MODEL, Served, kill, serve
+from deployments import MODEL, Served, kill, serve
 from programs import wait_until
 
 from dp_vllm.local.operate import change
@@ -53,7 +53,7 @@ def test_replicas_that_start_late_serve_what_the_run_serves(tmp_path: Path, vllm
         refs.parent.mkdir(parents=True)
         refs.write_text(fake_hub.COMMIT)
         at_hub = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
-        with serve("--engine", str(vllm), replicas=1, environ=at_hub) as served:
+        with serve(engine=str(vllm), replicas=1, environ=at_hub) as served:
             (first,) = begun(served)
             assert "HF_HUB_OFFLINE= " in first and f"--served-model-name {MODEL} " in first
             assert restarted(served) == first, "the hub has the same"

@@ -5,8 +5,8 @@ import re
 import time
 from collections.abc import Callable
 
+from deployments import Served, is_alive, kill, serve
 from end_to_end.load import load
-from end_to_end.served import Served, is_alive, kill, serve
 from programs import wait_until
 
 SLOW = ("--sim-decode-step-seconds", "0.02", "--sim-prefill-tokens-per-second", "8000")

@@ -4,7 +4,6 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import deployments
 import openai
@@ -62,12 +61,12 @@ def ask_on(client: openai.OpenAI, enough: threading.Event) -> Counter[str]:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_only_streams_in_flight_on_it_are_lost_and_the_replica_comes_back(engine: str, tmp_path: Path) -> None:
+def test_only_streams_in_flight_on_it_are_lost_and_the_replica_comes_back(engine: str) -> None:
     enough = threading.Event()
     streams = [Stream() for _ in range(STREAMS)]
     with (
-        deployments.serve(tmp_path, engine, replicas=2) as program,
-        openai.OpenAI(base_url=program.url + "/v1", api_key="none", max_retries=0) as client,
+        deployments.serve(engine=engine, replicas=2) as served,
+        openai.OpenAI(base_url=served.url + "/v1", api_key="none", max_retries=0) as client,
         ThreadPoolExecutor(STREAMS + ASKERS) as threads,
     ):
         askers = [threads.submit(ask_on, client, enough) for _ in range(ASKERS)]
@@ -75,7 +74,7 @@ def test_only_streams_in_flight_on_it_are_lost_and_the_replica_comes_back(engine
             readers = [threads.submit(read, client, stream) for stream in streams]
             for stream in streams:
                 assert stream.begun.wait(programs.START_SECONDS)
-            deployments.engine_of(program, "0").kill()
+            served.engine("0").kill()
             for reader in readers:
                 reader.result()
         finally:
@@ -84,5 +83,5 @@ def test_only_streams_in_flight_on_it_are_lost_and_the_replica_comes_back(engine
         assert answered["1"], "the other one went on answering"
         ends = Counter((stream.replica, stream.ended) for stream in streams)
         assert set(ends) == {("0", "APIError"), ("1", "length")}, ends
-        deployments.await_ready(program, 2, times=2)
+        served.await_ready(2, times=2)
         programs.wait_until(lambda: ask(client) == "0", "the replica that was killed answers again")

@@ -13,7 +13,6 @@ from typing import Any
 
 import deployments
 import openai
-import programs
 import pytest
 
 ENGINES = ["sim", pytest.param("vllm", marks=pytest.mark.vllm)]
@@ -22,14 +21,13 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "chat.py"
 
 
 @pytest.fixture(scope="module", params=ENGINES)
-def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[programs.Program]:
-    directory = tmp_path_factory.mktemp(request.param)
-    with deployments.serve(directory, request.param, "--api-key", *KEYS, replicas=2) as program:
-        yield program
+def deployment(request: pytest.FixtureRequest) -> Iterator[deployments.Served]:
+    with deployments.serve("--api-key", *KEYS, engine=request.param, replicas=2) as served:
+        yield served
 
 
 @pytest.fixture
-def client(deployment: programs.Program) -> Iterator[openai.OpenAI]:
+def client(deployment: deployments.Served) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=deployment.url + "/v1", api_key=KEYS[0], max_retries=0) as client:
         yield client
 
@@ -82,12 +80,12 @@ def test_the_responses_api_answers(client: openai.OpenAI) -> None:
     assert answer.output_text
 
 
-def test_the_messages_api_answers(deployment: programs.Program) -> None:
+def test_the_messages_api_answers(deployment: deployments.Served) -> None:
     body = {"model": deployments.MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
     assert post(deployment.url, "/v1/messages", body)["content"][0]["text"]
 
 
-def test_text_becomes_tokens_and_the_same_text_again(deployment: programs.Program) -> None:
+def test_text_becomes_tokens_and_the_same_text_again(deployment: deployments.Served) -> None:
     text = "One endpoint, many replicas."
     tokens = post(deployment.url, "/tokenize", {"model": deployments.MODEL, "prompt": text})
     assert tokens["count"] == len(tokens["tokens"]) > 0
@@ -95,7 +93,7 @@ def test_text_becomes_tokens_and_the_same_text_again(deployment: programs.Progra
     assert again["prompt"] == text
 
 
-def test_each_key_opens_the_endpoint_and_no_other_does(deployment: programs.Program) -> None:
+def test_each_key_opens_the_endpoint_and_no_other_does(deployment: deployments.Served) -> None:
     url = deployment.url + "/v1"
     for key in KEYS:
         assert chat(openai.OpenAI(base_url=url, api_key=key)).choices
@@ -103,7 +101,7 @@ def test_each_key_opens_the_endpoint_and_no_other_does(deployment: programs.Prog
         chat(openai.OpenAI(base_url=url, api_key="another-key"))
 
 
-def test_a_path_that_the_engine_leaves_open_needs_a_key_too(deployment: programs.Program) -> None:
+def test_a_path_that_the_engine_leaves_open_needs_a_key_too(deployment: deployments.Served) -> None:
     with pytest.raises(urllib.error.HTTPError, match="401"):
         post(deployment.url, "/tokenize", {"model": deployments.MODEL, "prompt": "hello"}, key="another-key")
 
@@ -113,7 +111,7 @@ def test_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
         client.chat.completions.create(model="nobody", messages=[{"role": "user", "content": "hello"}])
 
 
-def test_malformed_json_is_a_bad_request(deployment: programs.Program) -> None:
+def test_malformed_json_is_a_bad_request(deployment: deployments.Served) -> None:
     with pytest.raises(urllib.error.HTTPError, match="400"):
         post(deployment.url, "/v1/chat/completions", b'{"messages": [}')
 
@@ -130,7 +128,7 @@ def test_many_threads_are_answered_by_both_replicas(client: openai.OpenAI) -> No
         assert set(threads.map(ask, range(128))) == {"0", "1"}
 
 
-async def test_many_asynchronous_streams_are_answered(deployment: programs.Program) -> None:
+async def test_many_asynchronous_streams_are_answered(deployment: deployments.Served) -> None:
     async with openai.AsyncOpenAI(base_url=deployment.url + "/v1", api_key=KEYS[0], max_retries=0) as client:
 
         async def ask(number: int) -> str | None:
@@ -146,14 +144,14 @@ async def test_many_asynchronous_streams_are_answered(deployment: programs.Progr
     assert set(reasons) <= {"length", "stop"}
 
 
-def test_the_metrics_of_both_replicas_are_one_page(deployment: programs.Program) -> None:
+def test_the_metrics_of_both_replicas_are_one_page(deployment: deployments.Served) -> None:
     request = urllib.request.Request(deployment.url + "/metrics", headers={"authorization": f"Bearer {KEYS[0]}"})
     with urllib.request.urlopen(request, timeout=10) as response:
         lines = [line for line in response.read().decode().splitlines() if line.startswith("vllm:num_requests_running")]
     assert {replica for replica in "01" if any(f'replica="{replica}"' in line for line in lines)} == {"0", "1"}
 
 
-def test_the_example_asks_several_questions_at_once(deployment: programs.Program) -> None:
+def test_the_example_asks_several_questions_at_once(deployment: deployments.Served) -> None:
     words = ["--base-url", deployment.url + "/v1", "--api-key", KEYS[1], "--max-tokens", "8", "one?", "two?"]
     done = subprocess.run([sys.executable, str(EXAMPLE), *words], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -161,10 +159,10 @@ def test_the_example_asks_several_questions_at_once(deployment: programs.Program
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_pooling_model_gives_embeddings(engine: str, tmp_path: Path) -> None:
+def test_a_pooling_model_gives_embeddings(engine: str) -> None:
     with (
-        deployments.serve(tmp_path, engine, "--runner", "pooling") as program,
-        openai.OpenAI(base_url=program.url + "/v1", api_key="none", max_retries=0) as client,
+        deployments.serve("--runner", "pooling", engine=engine) as served,
+        openai.OpenAI(base_url=served.url + "/v1", api_key="none", max_retries=0) as client,
     ):
         answer = client.embeddings.create(model=deployments.MODEL, input=["one", "two", "one"])
         one, two, again = (item.embedding for item in answer.data)

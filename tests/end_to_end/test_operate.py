@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
+from deployments import serve
 from end_to_end.load import load
-from end_to_end.served import serve
 
 from dp_vllm.local.operate import change
 

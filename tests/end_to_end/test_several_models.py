@@ -6,7 +6,7 @@ from pathlib import Path
 
 import openai
 import pytest
-from end_to_end.served import Served, kill
+from deployments import Served, kill
 from openai.types.chat import ChatCompletionMessageParam
 from programs import Program, free_port, python, running, wait_until
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from end_to_end.served import MODEL, serve
+from deployments import MODEL, serve
 from programs import START_SECONDS, wait_until
 
 from dp_vllm.engine import hub
@@ -104,7 +104,7 @@ def test_a_download_of_which_the_engine_says_nothing_is_seen_on_the_disk(
     engine.chmod(0o755)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("VLLM_TARGET_DEVICE", "cpu")
-    with serve("--engine", str(engine), replicas=1, ready=False) as served:
+    with serve(engine=str(engine), replicas=1, ready=False) as served:
         wait_until(lambda: "replica 0: downloading the model, 30 %" in served.program.output(), served.program.output)
         assert "replica 0 is starting (downloading the model, 30 %)" in refusal(served.url)[2]
 

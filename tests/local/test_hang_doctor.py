@@ -1,18 +1,17 @@
 """A whole run of simulated engines that hang."""
 
 import json
-from pathlib import Path
 
 import deployments
-from programs import Program, wait_until
+from programs import wait_until
 from wire import Line, line, request
 
 HUNG = b'{"kind": "hung"}'
 
 
-def hang(program: Program, replica: str) -> str:
+def hang(served: deployments.Served, replica: str) -> str:
     """Make this replica's engine stand still; the address of its socket."""
-    address = f"unix:{deployments.engine_of(program, replica).cmdline()[-1]}"
+    address = f"unix:{served.engine(replica).cmdline()[-1]}"
     with line(address) as opened:
         opened.send(request("POST", "/sim/fault", HUNG))
         opened.read_until(b"hung")
@@ -24,16 +23,17 @@ def ask(opened: Line) -> None:
     opened.send(request("POST", "/v1/completions", body, {"content-type": "application/json"}))
 
 
-def test_replicas_that_hang_are_ended_one_after_another_with_their_stacks_and_started_again(tmp_path: Path) -> None:
-    with deployments.serve(tmp_path, "sim", "--hang-timeout", "1", replicas=2) as program:
-        addresses = [hang(program, name) for name in "01"]
+def test_replicas_that_hang_are_ended_one_after_another_with_their_stacks_and_started_again() -> None:
+    with deployments.serve("--hang-timeout", "1", replicas=2) as served:
+        program = served.program
+        addresses = [hang(served, name) for name in "01"]
         with line(addresses[0]) as first, line(addresses[1]) as second:
             ask(first)
             ask(second)
             wait_until(lambda: program.output().count(" ended (it hung: it had requests (1)") == 2, program.output)
         assert "is not ended: no other replica would be left to serve" in program.output()
-        deployments.await_ready(program, 2, times=2)
-        folders = list((tmp_path / "logs" / "crashes").iterdir())
+        served.await_ready(2, times=2)
+        folders = list((served.directory.logs / "crashes").iterdir())
         assert len(folders) == 2
         for folder in folders:
             assert f"see {folder}/report.txt" in program.output()

@@ -1,9 +1,7 @@
 """The real engine starts again without the hub, out of what it downloaded, and is called what it was called before."""
 
-import os
 import re
 import shutil
-import signal
 import tempfile
 from pathlib import Path
 
@@ -12,8 +10,10 @@ import fake_hub
 import programs
 import pytest
 import real_engine
-from deployments import DP_VLLM, await_ready, engine_of
+from deployments import DP_VLLM, Served
 from wire import ask
+
+from dp_vllm.local.run_directory import RunDirectory
 
 pytestmark = pytest.mark.vllm
 
@@ -34,12 +34,13 @@ def test_a_replica_that_starts_late_does_without_the_hub(tmp_path: Path) -> None
         at_hub = {**variables, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "XDG_RUNTIME_DIR": runs}
         argv += ["--host", "127.0.0.1", "--port", str(port)]
         with programs.running(argv, tmp_path / "serve.log", url=url, env=at_hub) as program:
-            await_ready(program, 1)
+            served = Served(program, RunDirectory(Path(runs) / "dp-vllm" / str(port), tmp_path / "logs"), port)
+            served.await_ready(1)
             before = seen(url)
             hub.fault("/", status=503)
             asked = len(hub.requests())
-            os.kill(engine_of(program, "0").pid, signal.SIGKILL)
-            await_ready(program, 1, times=2)
+            served.engine("0").kill()
+            served.await_ready(1, times=2)
 
             assert seen(url) == before
             assert f"{MODEL} that this run serves ({fake_hub.COMMIT[:12]})" in program.output()

@@ -4,12 +4,12 @@ import json
 import signal
 from pathlib import Path
 
-import deployments
 import msgspec
 import programs
 import psutil
 import pytest
 import real_engine
+from deployments import is_alive, serve
 
 from dp_vllm.local import stacks
 from dp_vllm.local.segments import SHM, Segment
@@ -17,24 +17,17 @@ from dp_vllm.local.segments import SHM, Segment
 pytestmark = pytest.mark.vllm
 
 
-def is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def test_nothing_is_left_5_seconds_after_the_supervisor_was_killed(tmp_path: Path) -> None:
-    with deployments.serve(tmp_path, "vllm") as program:
-        processes = psutil.Process(program.pid).children(recursive=True)
+def test_nothing_is_left_5_seconds_after_the_supervisor_was_killed() -> None:
+    with serve(engine="vllm") as served:
+        processes = served.descendants()
         assert any("EngineCore" in " ".join(process.cmdline()) for process in processes)
-        program.signal(signal.SIGKILL)
+        served.program.signal(signal.SIGKILL)
         programs.wait_until(lambda: not any(is_alive(process) for process in processes), "all are gone", seconds=5)
 
 
-def test_a_killed_api_server_leaves_no_core_and_no_shared_memory(tmp_path: Path) -> None:
-    with deployments.serve(tmp_path, "vllm", "-tp", "2") as program:
-        engine = deployments.engine_of(program, "0")
+def test_a_killed_api_server_leaves_no_core_and_no_shared_memory() -> None:
+    with serve("-tp", "2", engine="vllm") as served:
+        engine = served.engine("0")
         record = Path(engine.cmdline()[-1]).with_name("replica-0.segments.json")
         kinds = {"psm_", "sem.mp-", "-cpushm_"}
 
@@ -49,7 +42,7 @@ def test_a_killed_api_server_leaves_no_core_and_no_shared_memory(tmp_path: Path)
         engine.kill()
         programs.wait_until(lambda: not any(is_alive(process) for process in processes), "all are gone", seconds=10)
         programs.wait_until(lambda: not any((SHM / name).exists() for name in names), "it is removed", seconds=10)
-        (folder,) = (tmp_path / "logs" / "crashes").iterdir()
+        (folder,) = (served.directory.logs / "crashes").iterdir()
         report = json.loads((folder / "report.json").read_text())
         assert (report["signal"], report["reason"]) == ("SIGKILL", ""), "a healthy engine's log names no cause"
 
