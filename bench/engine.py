@@ -114,10 +114,10 @@ class Connection(asyncio.Protocol):
             self._transport.write(answers.WHOLE.get(path, answers.NOT_FOUND))
 
 
-def listening(ports: list[int], paths: list[Path]) -> Iterator[socket.socket]:
-    """Listening sockets on ports of the loopback address and on unix sockets."""
-    for port in ports:
-        yield socket.create_server(("127.0.0.1", port), backlog=4096)
+def listening(hosts: list[str], ports: list[int], paths: list[Path]) -> Iterator[socket.socket]:
+    """Listening sockets on the ports of each address and on unix sockets."""
+    for address in itertools.product(hosts, ports):
+        yield socket.create_server(address, backlog=4096)
     for path in paths:
         unix = socket.socket(socket.AF_UNIX)
         unix.bind(str(path))
@@ -125,11 +125,11 @@ def listening(ports: list[int], paths: list[Path]) -> Iterator[socket.socket]:
         yield unix
 
 
-async def serve(ports: list[int], paths: list[Path], interval_seconds: float) -> None:
+async def serve(hosts: list[str], ports: list[int], paths: list[Path], interval_seconds: float) -> None:
     """Answer until cancelled."""
     loop = asyncio.get_running_loop()
     turns = Turns(interval_seconds)
-    for sock in listening(ports, paths):
+    for sock in listening(hosts, ports, paths):
         await loop.create_server(lambda: Connection(turns), sock=sock)
     gc.disable()  # nothing here makes cycles that matter within a benchmark's time
     await turns.run()
@@ -137,12 +137,13 @@ async def serve(ports: list[int], paths: list[Path], interval_seconds: float) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--host", action="append", help="default: 127.0.0.1")
     parser.add_argument("--port", type=int, action="append", default=[])
     parser.add_argument("--uds", type=Path, action="append", default=[])
     parser.add_argument("--interval-seconds", type=float, default=0.02, help="between two chunks of a stream")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    uvloop.run(serve(given.port, given.uds, given.interval_seconds))
+    uvloop.run(serve(given.host or ["127.0.0.1"], given.port, given.uds, given.interval_seconds))
 
 
 if __name__ == "__main__":

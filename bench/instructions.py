@@ -8,7 +8,6 @@ can be compared by it, not ours with other gateways. Needs valgrind.
 """
 
 import argparse
-import asyncio
 import os
 import shutil
 import subprocess
@@ -22,7 +21,6 @@ import uvloop
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from bench import load, running
-from bench.load import Address, Caller
 from bench.peers import Command, Place, dp_vllm
 
 CONNECTIONS: Final = 32
@@ -64,9 +62,9 @@ def main() -> int:
             running.gateway("dp-vllm", watched, behind, folder / "gateway", core, start_seconds=SECONDS) as gateway,
         ):
             request = load.chat(given.prompt_bytes)
-            uvloop.run(_send(gateway.address, request, WARM_REQUESTS))
+            uvloop.run(load.many_answers(gateway.address, request, WARM_REQUESTS, CONNECTIONS, SECONDS))
             _tell(gateway.pid, "--instr=on")
-            uvloop.run(_send(gateway.address, request, given.requests))
+            uvloop.run(load.many_answers(gateway.address, request, given.requests, CONNECTIONS, SECONDS))
             _tell(gateway.pid, "--instr=off")
             _tell(gateway.pid, "--dump")
         dumped = output.with_name(output.name + ".1")
@@ -74,32 +72,6 @@ def main() -> int:
         if given.keep:
             shutil.copy(dumped, given.keep)
     return 0
-
-
-async def _send(address: Address, request: bytes, count: int) -> None:
-    """Send so many requests over kept connections, each as soon as the one before it is answered."""
-    left = count
-    answered = 0
-    all_answered = asyncio.get_running_loop().create_future()
-
-    def completed(caller: Caller) -> None:
-        nonlocal left, answered
-        answered += 1
-        if left:
-            left -= 1
-            caller.send()
-        elif answered == count:
-            all_answered.set_result(None)
-
-    async with load.callers(address, request, min(CONNECTIONS, count), completed) as callers, asyncio.timeout(SECONDS):
-        left -= len(callers)
-        for caller in callers:
-            caller.send()
-        failures = [caller.failure for caller in callers]
-        await asyncio.wait({all_answered, *failures}, return_when=asyncio.FIRST_COMPLETED)
-        for failure in failures:
-            if failure.done():
-                failure.result()
 
 
 def _tell(pid: int, order: str) -> None:

@@ -190,3 +190,29 @@ async def one_answer(address: Address, request: bytes) -> None:
         await asyncio.wait({done, caller.failure}, return_when=asyncio.FIRST_COMPLETED)
         if caller.failure.done():
             caller.failure.result()
+
+
+async def many_answers(address: Address, request: bytes, count: int, connections: int, seconds: float) -> None:
+    """Send so many requests over kept connections, each as soon as the one before it is answered, within some time."""
+    left = count
+    answered = 0
+    all_answered = asyncio.get_running_loop().create_future()
+
+    def completed(caller: Caller) -> None:
+        nonlocal left, answered
+        answered += 1
+        if left:
+            left -= 1
+            caller.send()
+        elif answered == count:
+            all_answered.set_result(None)
+
+    async with callers(address, request, min(connections, count), completed) as opened, asyncio.timeout(seconds):
+        left -= len(opened)
+        for caller in opened:
+            caller.send()
+        failures = [caller.failure for caller in opened]
+        await asyncio.wait({all_answered, *failures}, return_when=asyncio.FIRST_COMPLETED)
+        for failure in failures:
+            if failure.done():
+                failure.result()
