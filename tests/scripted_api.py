@@ -101,6 +101,11 @@ class ApiServer(scripted.Engine):
         """How often it was asked for changes."""
         return len(self.asked) - self.lists
 
+    @property
+    def watching(self) -> int:
+        """How many watches it has begun to answer: cut before that, a client may ask once more on its own."""
+        return len(self._watchers)
+
     def kubeconfig(self, path: Path, **user: str) -> Path:
         """Write a kubeconfig with which one logs in here, as such a user."""
         path.write_text(

@@ -52,28 +52,30 @@ def ask(client: openai.OpenAI) -> str:
     return response.headers["x-dp-vllm-replica"]
 
 
-def ask_on(client: openai.OpenAI, enough: threading.Event) -> Counter[str]:
+def ask_on(client: openai.OpenAI, begun: threading.Event, enough: threading.Event) -> Counter[str]:
     """Ask one question after the other until it is enough; how many each replica answered."""
     answered = Counter[str]()
     while not enough.is_set():
         answered[ask(client)] += 1
+        begun.set()
     return answered
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_only_streams_in_flight_on_it_are_lost_and_the_replica_comes_back(engine: str) -> None:
-    enough = threading.Event()
+    asking, enough = threading.Event(), threading.Event()
     streams = [Stream() for _ in range(STREAMS)]
     with (
         deployments.serve(engine=engine, replicas=2) as served,
         openai.OpenAI(base_url=served.url + "/v1", api_key="none", max_retries=0) as client,
         ThreadPoolExecutor(STREAMS + ASKERS) as threads,
     ):
-        askers = [threads.submit(ask_on, client, enough) for _ in range(ASKERS)]
+        readers = [threads.submit(read, client, stream) for stream in streams]
+        for stream in streams:  # before anybody asks: on a busy machine some would have ended when the last begins
+            assert stream.begun.wait(programs.START_SECONDS)
+        askers = [threads.submit(ask_on, client, asking, enough) for _ in range(ASKERS)]
         try:
-            readers = [threads.submit(read, client, stream) for stream in streams]
-            for stream in streams:
-                assert stream.begun.wait(programs.START_SECONDS)
+            assert asking.wait(programs.START_SECONDS)
             served.engine("0").kill()
             for reader in readers:
                 reader.result()

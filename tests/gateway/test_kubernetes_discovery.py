@@ -236,7 +236,7 @@ BAD_WATCHES: dict[str, Script] = {
 @pytest.mark.parametrize("script", BAD_LISTS.values(), ids=BAD_LISTS)
 async def test_while_lists_fail_the_last_set_stands(server: ApiServer, script: Script) -> None:
     async with watching() as watched:
-        await until(lambda: server.watches, "it watches")
+        await until(lambda: server.watching, "it watches")
         server.on_list = script
         server.drop()
         await until(lambda: server.lists >= 3, "it has tried twice again")
@@ -250,7 +250,7 @@ async def test_while_lists_fail_the_last_set_stands(server: ApiServer, script: S
 @pytest.mark.parametrize("script", BAD_WATCHES.values(), ids=BAD_WATCHES)
 async def test_while_watches_fail_lists_go_on(server: ApiServer, script: Script) -> None:
     async with watching() as watched:
-        await until(lambda: server.watches, "it watches")
+        await until(lambda: server.watching, "it watches")
         server.on_watch = script
         server.drop()
         await until(lambda: server.watches >= 3, "it has tried twice again")
@@ -292,7 +292,7 @@ async def test_a_login_that_is_lost_is_found_again(server: ApiServer, tmp_path: 
     kubeconfig = tmp_path / "kubeconfig"
     kept = kubeconfig.read_text()
     async with watching() as watched:
-        await until(lambda: server.watches, "it watches")
+        await until(lambda: server.watching, "it watches")
         kubeconfig.unlink()
         server.drop()
         await until(lambda: "no Kubernetes to log in to" in watched.contact.problem, "it cannot log in")
@@ -309,7 +309,7 @@ async def test_each_list_comes_with_the_token_of_that_moment(
     token.write_text("first")
     monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path / "with-token", tokenFile=str(token))))
     async with watching():
-        await until(lambda: server.watches, "it watches")
+        await until(lambda: server.watching, "it watches")
         token.write_text("second")
         server.drop()
         await until(lambda: server.watches == 2, "it watches again")
