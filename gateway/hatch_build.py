@@ -24,6 +24,7 @@ MODULES: Final = (
     "headers",
     "keys",
     "lease",
+    "plain",
     "pool",
     "proxy",
     "relay",

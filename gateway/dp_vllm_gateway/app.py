@@ -12,7 +12,8 @@ import msgspec
 from aiohttp import web
 
 from dp_vllm.engine.routes import Reach, Route, route_of
-from dp_vllm_gateway import cors, headers, merged, paths, refusals, replies, sse, waiting, websockets
+from dp_vllm_gateway import cors, merged, paths, refusals, replies, sse, waiting, websockets
+from dp_vllm_gateway.asked import Asked
 from dp_vllm_gateway.body import Bodies
 from dp_vllm_gateway.broadcast import Broadcasts
 from dp_vllm_gateway.call import Call
@@ -114,16 +115,13 @@ class Gateway:
             await asyncio.sleep(0)  # whose turn it is takes its lease now
             await self._pool.idle()
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def handle(self, asked: Asked, relay: Relay) -> None:
         """Answer one request."""
-        relay = Relay(request)
-        head = relay.message
-        incoming = headers.incoming(head.raw_headers)
-        call = Call(self._id(incoming), head.method, head.path, self._loop.time())
+        call = Call(self._id(asked.incoming), asked.method, asked.target, self._loop.time())
         try:
-            return await self._answer(request, incoming, relay, call)
+            await self._answer(asked, relay, call)
         except Refusal as refusal:
-            return self._refuse(refusal, incoming, relay, call)
+            self._refuse(refusal, asked.incoming, relay, call)
         except (asyncio.CancelledError, ConnectionError):
             call.status, call.reason = 499, "client_left"
             raise
@@ -141,29 +139,33 @@ class Gateway:
         given = incoming.request_id()
         return given.decode() if given else f"{self._id_prefix}-{next(self._id_numbers):x}"
 
-    async def _answer(
-        self, request: web.BaseRequest, incoming: Incoming, relay: Relay, call: Call
-    ) -> web.StreamResponse:
+    async def _answer(self, asked: Asked, relay: Relay, call: Call) -> None:
         path, query = paths.target_of(call.path, self._config.root_path)
         route = route_of(call.method, path)
         call.path, call.route = path, route.path
+        incoming = asked.incoming
         if call.method == "OPTIONS":
-            return self._own(call, incoming, cors.preflight(self._config.cors, request.headers))
+            self._own(call, incoming, relay, cors.preflight(self._config.cors, incoming.read))
+            return
         if path == "/health":
-            return self._own(call, incoming, self.own.health())
+            self._own(call, incoming, relay, self.own.health())
+            return
         if path == "/ready":
-            return self._own(call, incoming, self.own.ready())
-        offer = websockets.offered(request) if b"upgrade" in incoming.read else None
+            self._own(call, incoming, relay, self.own.ready())
+            return
+        offer = websockets.offered(asked.upgrade)
         self._guard(path, incoming.bearer() or (offer.key if offer else None), call)
         if path == "/metrics" and call.method in ("GET", "HEAD"):
-            return self._own(call, incoming, await self.own.metrics())
+            self._own(call, incoming, relay, await self.own.metrics())
+            return
         if self.ending:
             self._take_last(relay, offer)
         self._judge_route(route, path)
-        if offer is not None:
+        if asked.upgrade is not None and offer is not None:
             lines = self._request_lines(incoming, _id_line(call))
-            return await self.websockets.carry(request, path + query, lines, offer, call)
-        return await self._send_on(request, incoming, relay, call, route, path + query)
+            await self.websockets.carry(asked.upgrade, path + query, lines, offer, call)
+        else:
+            await self._send_on(asked, relay, call, route, path + query)
 
     # what is judged before the body
 
@@ -186,7 +188,7 @@ class Gateway:
         """The gateway ends: refuse the request, or, if others take over, answer it and let the client move to them."""
         if not self._moves_clients or offer is not None:
             raise refusals.shutting_down()
-        relay.last()
+        relay.keep_alive = False
 
     def _judge_route(self, route: Route, path: str) -> None:
         if route.reach is Reach.NEVER and not self._config.allow_unsafe_routes:
@@ -196,13 +198,13 @@ class Gateway:
 
     # sending on
 
-    async def _send_on(
-        self, request: web.BaseRequest, incoming: Incoming, relay: Relay, call: Call, route: Route, target: str
-    ) -> web.StreamResponse:
+    async def _send_on(self, asked: Asked, relay: Relay, call: Call, route: Route, target: str) -> None:
+        incoming = asked.incoming
         self._expect(incoming, relay)
-        body = await self._bodies.read(request)
+        body = asked.body
+        body = self._bodies.hold(body) if isinstance(body, bytes) else await self._bodies.read(body)
         try:
-            facts = self._facts(request, incoming, route, body)
+            facts = self._facts(incoming, route, target, body)
             call.model, call.stream = facts.model or "", facts.stream
             id_line = _id_line(call)
             answer_lines = id_line + cors.lines(self._config.cors, incoming.read.get(b"origin"))
@@ -211,8 +213,8 @@ class Gateway:
                 await waiting.for_replica(
                     self._pool, facts, relay, wait_seconds, answer_lines, ending=lambda: self.ending
                 )
-            asked = priority_of(incoming.read.get(b"x-dp-vllm-priority"))
-            priority = facts.priority if asked is None else asked
+            wanted = priority_of(incoming.read.get(b"x-dp-vllm-priority"))
+            priority = facts.priority if wanted is None else wanted
             lines = self._request_lines(incoming, id_line)
             out = Outgoing(call.method, target, route, lines, body, facts, priority, answer_lines)
             if route.reach in _BY_ALL:
@@ -221,7 +223,6 @@ class Gateway:
                 await self._ask_one(out, relay, call)
         finally:
             self._bodies.release(body)
-        return relay.response()
 
     async def _ask_one(self, out: Outgoing, relay: Relay, call: Call) -> None:
         try:
@@ -255,9 +256,9 @@ class Gateway:
             raise Refusal(417, f"Expect: {expected.decode('latin-1')!r} is not known; 100-continue is")
         relay.proceed()
 
-    def _facts(self, request: web.BaseRequest, incoming: Incoming, route: Route, body: bytes) -> Facts:
+    def _facts(self, incoming: Incoming, route: Route, target: str, body: bytes) -> Facts:
         if not route.json_body or not body or b"content-encoding" in incoming.read:
-            return Facts(model=request.query.get("model") if self._pool.several_models else None)
+            return Facts(model=paths.parameter(target, "model") if self._pool.several_models else None)
         try:
             return facts_of(body, self._config.policy, incoming.read.get(b"x-session-id"))
         except BadJson as error:
@@ -280,26 +281,25 @@ class Gateway:
 
     # answers of the gateway's own
 
-    def _own(self, call: Call, incoming: Incoming, response: web.Response) -> web.Response:
+    def _own(self, call: Call, incoming: Incoming, relay: Relay, response: web.Response) -> None:
         call.status = response.status
         response.headers["x-request-id"] = call.id
         if self.ending:
-            response.force_close()
+            relay.keep_alive = False
         response.headers.update(cors.headers(self._config.cors, incoming.read.get(b"origin")))
-        return response
+        replies.send(response, relay)
 
-    def _refuse(self, refusal: Refusal, incoming: Incoming, relay: Relay, call: Call) -> web.StreamResponse:
+    def _refuse(self, refusal: Refusal, incoming: Incoming, relay: Relay, call: Call) -> None:
         # not the message: it may quote what the client sent
         call.status, call.reason = refusal.status, refusal.code or HTTPStatus(refusal.status).name.lower()
-        route = route_of(call.method, call.path)
         if relay.begun:
-            relay.end(sse.error_event(route.dialect, refusal.message))
-            return relay.response()
+            relay.end(sse.error_event(route_of(call.method, call.path).dialect, refusal.message))
+            return
         anthropic = call.path.startswith("/v1/messages")
         response = replies.error(
             refusal.status, refusal.message, code=refusal.code, headers=refusal.headers, anthropic=anthropic
         )
-        return self._own(call, incoming, response)
+        self._own(call, incoming, relay, response)
 
 
 def _id_line(call: Call) -> bytes:

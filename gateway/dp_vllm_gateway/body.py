@@ -29,16 +29,11 @@ class Bodies:
                 code="gateway_memory",
             )
 
-    async def read(self, request: web.BaseRequest) -> bytes:
+    async def read(self, content: StreamReader) -> bytes:
         """The whole body. Raises Refusal: 408 if it stops coming, 413 and 503 if it is too much, 400 if it is cut.
 
         Its bytes count as held until `release`.
         """
-        content = request.content
-        if content.is_eof():  # came together with the head
-            data = content.read_nowait()
-            self.held_bytes += len(data)
-            return data
         pieces: list[bytes] = []
         size = 0
         try:
@@ -51,6 +46,11 @@ class Bodies:
             self.held_bytes -= size
             raise
         return b"".join(pieces)
+
+    def hold(self, body: bytes) -> bytes:
+        """A body that came together with its head, and counts likewise."""
+        self.held_bytes += len(body)
+        return body
 
     def release(self, body: bytes) -> None:
         """A body is no longer held."""

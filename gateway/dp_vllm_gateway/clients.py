@@ -1,31 +1,39 @@
-"""Connections from clients: aiohttp's request handler, with a leaner loop around each request.
+"""Connections from clients: aiohttp's, with a leaner loop around each request.
+
+A connection begins with plain requests, whose heads are read here (`plain`). The first request that is not plain, or
+that does not wait for the answer to the one before, hands the connection to aiohttp's parser for the rest of its life:
+each byte is read by one of them alone.
 
 aiohttp makes a task of every request; ours serves it within the connection's own task, which is what a client's
 departure cancels (docs/adr/0002). Of what aiohttp does not publish, this file relies on (its version is pinned, and a
 test asserts each):
 
 - `RequestHandler.start()` serves a connection, and is what `connection_lost()` cancels (`handler_cancellation`);
-- `_messages`, `_waiter`, `_current_request`, `_parser.message_consumed()`: parsed requests, and how to await the next;
-- `finish_response()` sends a response that was not sent yet; `_upgraded`: a WebSocket was asked for;
-- `_make_error_handler()` and `ERROR` stand for a request that is not HTTP;
+- `_messages`, `_waiter`, `_parser.message_consumed()`: parsed requests, and how to await the next;
+- `_ErrInfo` stands for a request that is not HTTP; `_current_request` is one that asks for a WebSocket;
 - `_keepalive_handle`, `_next_keepalive_close_time`, `_process_keepalive()` close idle connections;
-- `_reading_paused`, `_buffer_paused`, `_msg_queue_resume_size`, `_resume_reading_if_drained()` bound pipelining;
+- `_reading_paused`, `_buffer_paused`, `_msg_queue_resume_size`, `_resume_reading_if_drained()` bound pipelining, and
+  `_pause_transport_reading()`, `_resume_transport_reading()` bodies; `_read_bufsize` is how much of one is held;
 - `_manager` is none once the client left; `_close` and `_force_close` say that the connection is to end;
-- `_task_handler`, `_loop`, `_keepalive`, `_keepalive_timeout` are as they are called; `_payload_writer`: see relay.py.
+- `_task_handler`, `_loop`, `_keepalive`, `_keepalive_timeout` are as they are called.
 """
 
 import asyncio
-import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from aiohttp import StreamReader, web
 from aiohttp.http import RawRequestMessage, StreamWriter
-from aiohttp.web_protocol import ERROR, RequestHandler, _ErrInfo
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from dp_vllm_gateway import replies
-from dp_vllm_gateway.relay import Sent
+from dp_vllm_gateway import headers, replies
+from dp_vllm_gateway.asked import Asked
+from dp_vllm_gateway.plain import PlainHeads
+from dp_vllm_gateway.relay import Relay
+
+Handler = Callable[[Asked, Relay], Awaitable[None]]
+"""Answers one request."""
 
 USER_TIMEOUT_MILLISECONDS: Final = 60_000
 """A client whose machine vanished is noticed after this time, also while much is on its way to it."""
@@ -35,7 +43,20 @@ LINGER_SECONDS: Final = 10.0
 
 
 class _Client(RequestHandler):
-    __slots__ = ()
+    __slots__ = ("_body", "_handler", "_missing", "_plain", "_reads", "_serving")
+
+    def __init__(self, server: "Server", handler: Handler, plain: PlainHeads, **given: Any) -> None:
+        super().__init__(server, **given)
+        self._handler = handler
+        self._plain = plain
+        self._reads = True
+        """Requests are read here, not by aiohttp's parser."""
+        self._missing = 0
+        """Bytes of a plain request's body that are still to come."""
+        self._body: StreamReader | None = None
+        """Where they go."""
+        self._serving: Asked | None = None
+        """The request that is being answered."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -43,28 +64,82 @@ class _Client(RequestHandler):
         if connected is not None and connected.family != socket.AF_UNIX:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MILLISECONDS)
 
+    # reading
+
     def data_received(self, data: bytes) -> None:
+        if self._reads:
+            data = self._read(data)
+            if not data:
+                return
+            self._reads = False
         super().data_received(data)
-        if self._messages and isinstance(self._messages[-1][0], _ErrInfo) and self._current_request is not None:
+        if self._messages and isinstance(self._messages[-1][0], _ErrInfo) and self._serving is not None:
             # what was to be the rest of a body: aiohttp would let its reader wait for ever
-            self._current_request.content.set_exception(web.RequestPayloadError("the body is not framed as HTTP asks"))
+            body = self._serving.body
+            if isinstance(body, StreamReader):
+                body.set_exception(web.RequestPayloadError("the body is not framed as HTTP asks"))
+
+    def _read(self, data: bytes) -> bytes:
+        """Take what belongs to a plain request; the rest is aiohttp's."""
+        missing = self._missing
+        if missing:
+            assert self._body is not None
+            self._missing = max(0, missing - len(data))
+            self._body.feed_data(data[:missing])
+            if not self._missing:
+                self._body.feed_eof()
+            return data[missing:]
+        if self._close or self._force_close:
+            return b""
+        if self._serving is not None or self._messages:
+            return data
+        head = self._plain.read(data)
+        if head is None:
+            return data
+        method, target, incoming, begin, length = head
+        end = begin + length
+        body: bytes | StreamReader = data[begin:end]
+        if end > len(data):
+            self._missing = end - len(data)
+            self._body = reader = StreamReader(self, self._read_bufsize, loop=self._loop)
+            reader.feed_data(data[begin:])
+            body = reader
+        self._messages.append((Asked(method, target, incoming, body), body))  # type: ignore[arg-type]  # aiohttp's own
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        return data[end:]
+
+    def pause_reading(self) -> None:
+        if self._reads:  # aiohttp would pause its parser, which has nothing to parse
+            self._reading_paused = True
+            self._pause_transport_reading()
+        else:
+            super().pause_reading()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        if self._reading_paused:  # aiohttp resumes after every piece of a body, parses nothing and polls the socket
+        if not self._reading_paused:  # aiohttp resumes after every piece of a body, parses nothing and polls the socket
+            return
+        if self._reads:
+            self._reading_paused = False
+            self._resume_transport_reading()
+        else:
             super().resume_reading(resume_parser)
+
+    # serving
 
     @property
     def asks(self) -> bool:
         """It has sent a request that is not answered yet."""
-        return self._current_request is not None or bool(self._messages)
+        return self._serving is not None or bool(self._messages)
 
     async def start(self) -> None:
         try:
             while not self._force_close and not self._close:
                 message, payload = self._messages.popleft() if self._messages else await self._next()
-                self._make_room()
-                self._keepalive = await self._serve(message, payload)
-                if not payload.is_eof():
+                asked = message if isinstance(message, Asked) else self._asked(message, payload)
+                self._keepalive = asked is not None and await self._serve(asked)
+                if isinstance(payload, StreamReader) and not payload.is_eof():
                     await self._drop(payload)
                 if not self._keepalive:
                     break
@@ -74,13 +149,34 @@ class _Client(RequestHandler):
                 self.transport.close()
 
     async def _next(self) -> Any:
-        """The next request, once it has been parsed."""
+        """The next request, once it has been read."""
         self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:
             self._waiter = None
         return self._messages.popleft()
+
+    def _asked(self, message: RawRequestMessage | _ErrInfo, payload: StreamReader) -> Asked | None:
+        """What aiohttp's parser made of a request; None, and the client is told, if it is none."""
+        self._make_room()
+        if isinstance(message, _ErrInfo):
+            refused = Asked("", "", headers.incoming(()), b"", keep_alive=False)
+            answer = replies.error(message.status, message.message or "the request is not HTTP")
+            replies.send(answer, Relay(self, refused))
+            return None
+        upgrade = None
+        if message.upgrade:
+            task = self._task_handler
+            assert task is not None
+            upgrade = web.BaseRequest(message, payload, self, StreamWriter(self, self._loop), task, self._loop)
+            self._current_request = upgrade
+        return Asked(
+            *(message.method, message.path, headers.incoming(message.raw_headers), payload),
+            http10=message.version < (1, 1),
+            keep_alive=not message.should_close and not message.upgrade,
+            upgrade=upgrade,
+        )
 
     def _make_room(self) -> None:
         """A request was taken: let the parser go on if it stopped because there were too many."""
@@ -89,37 +185,28 @@ class _Client(RequestHandler):
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
 
-    async def _serve(self, message: RawRequestMessage | _ErrInfo, payload: StreamReader) -> bool:
+    async def _serve(self, asked: Asked) -> bool:
         """Answer one request; whether the connection stays open."""
-        manager = self._manager
-        if manager is None:  # the client left
+        if self._manager is None:  # the client left
             return False
-        handler = manager.request_handler
-        if isinstance(message, _ErrInfo):
-            handler, message = self._make_error_handler(message), ERROR
-        writer = StreamWriter(self, self._loop)
-        task = self._task_handler
-        assert task is not None
-        request = web.BaseRequest(message, payload, self, writer, task, self._loop)
-        self._current_request = request
+        relay = Relay(self, asked)
+        self._serving = asked
         try:
-            response = await handler(request)
-            if isinstance(response, Sent) and not self._upgraded:
-                return response.keep_alive
-            response, client_left = await self.finish_response(request, response, None)
+            await self._handler(asked, relay)
         except ConnectionError:
             return False
         except Exception as error:
-            return await self._fail(request, error)
+            self._fail(relay, error)
         finally:
-            self._current_request = None
-        return not client_left and bool(response.keep_alive)
+            self._serving = None
+        return relay.keep_alive
 
-    async def _fail(self, request: web.BaseRequest, error: Exception) -> bool:
+    def _fail(self, relay: Relay, error: Exception) -> None:
         """Tell the client of an error of the gateway's own, if it has nothing yet; the connection is closed."""
-        with contextlib.suppress(ConnectionError):
-            await self.finish_response(request, self.handle_error(request, 500, error), None)
-        return False
+        self.logger.error("a request ended in an error of the gateway's own", exc_info=error)
+        relay.keep_alive = False
+        if not relay.begun:
+            replies.send(replies.error(500, "the gateway failed to handle the request"), relay)
 
     async def _drop(self, payload: StreamReader) -> None:
         """Read the rest of a body that was not wanted; close if it does not end."""
@@ -136,34 +223,20 @@ class _Client(RequestHandler):
         if self._keepalive_handle is None:
             self._keepalive_handle = self._loop.call_at(close_time, self._process_keepalive)
 
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if request._payload_writer.output_size > 0:
-            raise ConnectionError("the response has begun; the connection is closed instead of sending a second one")
-        if status == 500:
-            self.logger.error("a request ended in an error of the gateway's own", exc_info=exc)
-            message = "the gateway failed to handle the request"
-        response = replies.error(status, message or "the request is not HTTP")
-        response.force_close()
-        return response
-
 
 class Server(web.Server):
     """aiohttp's low-level server with our client connections. Called once a connection."""
 
     def __init__(
         self,
-        handler: Callable[[web.BaseRequest], Any],
+        handler: Handler,
         *,
         idle_client_seconds: float,
         head_bytes: int = 64 << 10,
     ) -> None:
-        super().__init__(handler, handler_cancellation=True)
+        super().__init__(_never, handler_cancellation=True)
+        self._handler = handler
+        self._plain = PlainHeads()
         self._head_bytes = head_bytes
         self._idle_client_seconds = idle_client_seconds
 
@@ -177,12 +250,17 @@ class Server(web.Server):
 
     def __call__(self) -> RequestHandler:
         return _Client(
-            self,
+            *(self, self._handler, self._plain),
             loop=asyncio.get_running_loop(),
-            access_log=None,  # type: ignore[arg-type]  # None is how it is turned off
+            access_log=None,  # is how it is turned off
             auto_decompress=False,
             keepalive_timeout=self._idle_client_seconds,
             max_line_size=self._head_bytes,
             max_field_size=self._head_bytes,
             max_headers=256,
         )
+
+
+async def _never(request: web.BaseRequest) -> web.StreamResponse:
+    """What aiohttp would serve a request by, if our connections did not serve them themselves."""
+    raise NotImplementedError

@@ -8,15 +8,15 @@ from dp_vllm_gateway import replies
 from dp_vllm_gateway.config import Cors
 
 
-def preflight(cors: Cors, headers: Mapping[str, str]) -> web.Response:
-    """The answer to OPTIONS."""
-    origin = headers.get("Origin")
-    method = headers.get("Access-Control-Request-Method")
+def preflight(cors: Cors, read: Mapping[bytes, bytes]) -> web.Response:
+    """The answer to OPTIONS. `read` is what the gateway reads of its headers, by lower-case name."""
+    origin = _text(read.get(b"origin"))
+    method = _text(read.get(b"access-control-request-method"))
     if not cors.origins or origin is None or method is None:
         return replies.error(405, "OPTIONS is answered only to browsers", headers={"Allow": "GET, POST, DELETE"})
     if not _allowed(cors, origin) or not ("*" in cors.methods or method in cors.methods):
         return replies.error(400, f"origin {origin} may not use {method} here")
-    asked = headers.get("Access-Control-Request-Headers", "")
+    asked = _text(read.get(b"access-control-request-headers")) or ""
     answer = {
         "Access-Control-Allow-Origin": origin,
         "Access-Control-Allow-Methods": method if "*" in cors.methods else ", ".join(cors.methods),
@@ -49,3 +49,7 @@ def lines(cors: Cors, origin: bytes | None) -> bytes:
 
 def _allowed(cors: Cors, origin: str) -> bool:
     return "*" in cors.origins or origin in cors.origins
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")

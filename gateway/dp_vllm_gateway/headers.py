@@ -38,7 +38,17 @@ OURS: Final = frozenset(
 )
 """Read by the gateway, or not an engine's business."""
 
-READ_TOO: Final = frozenset({b"content-encoding", b"content-type", b"origin", b"x-session-id"})
+READ_TOO: Final = frozenset(
+    {
+        b"access-control-request-headers",
+        b"access-control-request-method",
+        b"content-encoding",
+        b"content-type",
+        b"origin",
+        b"user-agent",  # once, or the request is malformed
+        b"x-session-id",
+    }
+)
 """Copied, and read by the gateway."""
 
 _READ_ONLY: Final = dict.fromkeys(HOP_BY_HOP | OURS, False)
@@ -53,7 +63,7 @@ def incoming(raw: Sequence[tuple[bytes, bytes]]) -> Incoming:
     lines: list[bytes] = []
     read: dict[bytes, bytes] = {}
     for name, value in raw:
-        lower, begin = _known(name)
+        lower, begin = known(name)
         if lower is not None and lower not in read:
             read[lower] = value
         if begin is not None:
@@ -66,7 +76,7 @@ def incoming(raw: Sequence[tuple[bytes, bytes]]) -> Incoming:
 
 
 @functools.lru_cache(maxsize=256)
-def _known(name: bytes) -> tuple[bytes | None, bytes | None]:
+def known(name: bytes) -> tuple[bytes | None, bytes | None]:
     """Its name here if it is read, and how its line begins if it is copied. Clients send the same few names."""
     lower = name.lower()
     copied = _READ.get(lower)

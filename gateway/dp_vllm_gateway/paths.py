@@ -3,6 +3,7 @@
 import functools
 import re
 from typing import Final
+from urllib.parse import parse_qs
 
 from dp_vllm_gateway.replies import Refusal
 
@@ -21,3 +22,9 @@ def target_of(raw: str, root_path: str) -> tuple[str, str]:
     if root_path and (path == root_path or path.startswith(root_path + "/")):
         path = path[len(root_path) :] or "/"
     return path, mark + query
+
+
+def parameter(target: str, name: str) -> str | None:
+    """The first value that a target's query gives to a name; None if it does not."""
+    values = parse_qs(target.partition("?")[2], keep_blank_values=True).get(name)
+    return values[0] if values else None

@@ -86,9 +86,7 @@ def no_replica(pool: Pool, model: str | None = None) -> Refusal:
 
 def shutting_down() -> Refusal:
     """The gateway was told to end."""
-    refusal = unavailable(503, "the server is shutting down", retry_after_seconds=5, code="shutting_down")
-    refusal.headers["Connection"] = "close"
-    return refusal
+    return unavailable(503, "the server is shutting down", retry_after_seconds=5, code="shutting_down")
 
 
 def _told(endpoint: Endpoint) -> str:

@@ -1,10 +1,13 @@
 """Answers that the gateway gives itself, in the words of the API that was called."""
 
 from collections.abc import Mapping
+from email.utils import formatdate
 from typing import Final
 
 import msgspec
 from aiohttp import web
+
+from dp_vllm_gateway.relay import Relay
 
 TYPES: Final = {
     401: "authentication_error",
@@ -62,3 +65,12 @@ def error(
 def json_reply(value: object, status: int = 200) -> web.Response:
     """A response with a JSON body."""
     return web.Response(status=status, body=msgspec.json.encode(value), content_type="application/json")
+
+
+def send(response: web.Response, relay: Relay) -> None:
+    """Answer a client with it."""
+    body = response.body
+    assert body is None or isinstance(body, bytes)
+    lines = [f"{name}: {value}\r\n" for name, value in response.headers.items()]
+    lines.append(f"date: {formatdate(usegmt=True)}\r\n")
+    relay.whole(response.status, "".join(lines).encode("latin-1"), body or b"")

@@ -47,9 +47,9 @@ class Offered(NamedTuple):
     key: bytes | None
 
 
-def offered(request: web.BaseRequest) -> Offered | None:
-    """The sub-protocols of a request for a WebSocket; None for any other request."""
-    if request.method != "GET" or request.headers.get("Upgrade", "").strip().lower() != "websocket":
+def offered(request: web.BaseRequest | None) -> Offered | None:
+    """The sub-protocols of a request for a WebSocket; None for any other request, and for none."""
+    if request is None or request.method != "GET" or request.headers.get("Upgrade", "").strip().lower() != "websocket":
         return None
     listed = ",".join(request.headers.getall("Sec-WebSocket-Protocol", ())).split(",")
     protocols = [name for protocol in listed if (name := protocol.strip())]
@@ -79,9 +79,7 @@ class WebSockets:
         if not self._stopped.done():
             self._stopped.set_result(End(GOING_AWAY, message))
 
-    async def carry(
-        self, request: web.BaseRequest, target: str, lines: bytes, offer: Offered, call: Call
-    ) -> web.StreamResponse:
+    async def carry(self, request: web.BaseRequest, target: str, lines: bytes, offer: Offered, call: Call) -> None:
         """Connect the client to a replica and pass messages until one of them ends it.
 
         Raises Refusal if the handshake is none, if no replica could be connected to, or if the engine refuses.
@@ -105,7 +103,8 @@ class WebSockets:
                         failed = Failed(Failure.CONNECT, str(error))
                         continue
                     lease.answering()
-                    return await self._join(request, engine, member, offer, call)
+                    await self._join(request, engine, member, offer, call)
+                    return
 
     def _choose(self, facts: Facts, tried: list[str], failed: Failed | None) -> Member:
         choice = self._router.choose(self._pool.candidates(facts, tried, full=True), facts)
@@ -141,9 +140,7 @@ class WebSockets:
             failed = Failed(Failure.DIED, str(error))
         raise refusals.for_failure(failed, member.name)
 
-    async def _join(
-        self, request: web.BaseRequest, engine: Engine, member: Member, offer: Offered, call: Call
-    ) -> web.StreamResponse:
+    async def _join(self, request: web.BaseRequest, engine: Engine, member: Member, offer: Offered, call: Call) -> None:
         end = End(GOING_AWAY)
         try:
             client = await self._accept(request, engine, member, offer, call)
@@ -157,7 +154,6 @@ class WebSockets:
         finally:
             await engine.close(code=end.code, message=end.reason.encode())
         await client.close(code=end.code, message=end.reason.encode())
-        return client
 
     async def _accept(
         self, request: web.BaseRequest, engine: Engine, member: Member, offer: Offered, call: Call

@@ -6,7 +6,7 @@ import contextlib
 import re
 import tomllib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import ModuleType
@@ -14,19 +14,17 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
-from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.web_protocol import RequestHandler
 
 from dp_vllm_gateway import clients, relay
+from dp_vllm_gateway.asked import Asked
 from dp_vllm_gateway.relay import Relay
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 @asynccontextmanager
-async def served(handler: Handler, *, idle_client_seconds: float = 60.0) -> AsyncIterator[int]:
+async def served(handler: clients.Handler, *, idle_client_seconds: float = 60.0) -> AsyncIterator[int]:
     """A server of ours on a port, for one test."""
     server = clients.Server(handler, idle_client_seconds=idle_client_seconds)
     listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
@@ -80,9 +78,9 @@ def private_names(tree: ast.Module) -> set[str]:
 
 @pytest.mark.parametrize("module", [relay, clients])
 async def test_every_private_that_is_used_is_named_in_the_docstring_and_there(module: ModuleType) -> None:
-    async def look(request: web.BaseRequest) -> web.StreamResponse:
-        there.update(dir(request), dir(request._protocol), dir(request._payload_writer))
-        return web.Response()
+    async def look(asked: Asked, relayed: Relay) -> None:
+        there.update(dir(relayed._client))
+        relayed.whole(200, b"", b"")
 
     there: set[str] = set()
     async with served(look) as port:
@@ -105,25 +103,18 @@ def test_aiohttp_is_held_to_one_minor_version() -> None:
 async def test_their_types_are_those_that_are_relied_on() -> None:
     seen: dict[str, Any] = {}
 
-    async def look(request: web.BaseRequest) -> web.StreamResponse:
-        protocol: Any = request._protocol
-        writer: Any = request._payload_writer
-        seen["request"] = isinstance(request._message, RawRequestMessage)
-        seen["writer"] = isinstance(writer, StreamWriter)
-        seen["fresh"] = (writer.output_size, writer.chunked, writer._eof)
+    async def look(asked: Asked, relayed: Relay) -> None:
+        protocol = relayed._client
         seen["protocol"] = isinstance(protocol, RequestHandler)
         seen["transport"] = protocol.transport is not None
         seen["paused"] = (protocol._paused, protocol._reading_paused, protocol._buffer_paused)
         seen["messages"] = (type(protocol._messages), protocol._waiter)
         seen["task"] = protocol._task_handler is asyncio.current_task()
-        return web.Response()
+        relayed.whole(200, b"", b"")
 
     async with served(look) as port:
         await talk(port, GET.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
     assert seen == {
-        "request": True,
-        "writer": True,
-        "fresh": (0, False, False),
         "protocol": True,
         "transport": True,
         "paused": (False, False, False),
@@ -136,15 +127,13 @@ async def test_their_types_are_those_that_are_relied_on() -> None:
 
 
 async def test_an_answer_that_was_written_is_not_written_again() -> None:
-    async def answer(request: web.BaseRequest) -> web.StreamResponse:
-        relayed = Relay(request)
-        if request.path == "/whole":
+    async def answer(asked: Asked, relayed: Relay) -> None:
+        if asked.target == "/whole":
             relayed.whole(200, b"x-a: b\r\n", b"hello")
         else:
             relayed.head(200, b"")
             relayed.body(b"hel")
             relayed.end(b"lo")
-        return relayed.response()
 
     async with served(answer) as port:
         said = await talk(
@@ -162,8 +151,7 @@ async def test_an_answer_that_was_written_is_not_written_again() -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError("ours"), TimeoutError()])
 async def test_an_error_within_a_begun_answer_cuts_it_and_adds_nothing(error: Exception) -> None:
-    async def fail(request: web.BaseRequest) -> web.StreamResponse:
-        relayed = Relay(request)
+    async def fail(asked: Asked, relayed: Relay) -> None:
         relayed.head(200, b"")
         relayed.body(b"half")
         raise error
@@ -173,7 +161,7 @@ async def test_an_error_within_a_begun_answer_cuts_it_and_adds_nothing(error: Ex
 
 
 async def test_an_error_before_the_answer_is_told_in_json_and_ends_the_connection() -> None:
-    async def fail(request: web.BaseRequest) -> web.StreamResponse:
+    async def fail(asked: Asked, relayed: Relay) -> None:
         raise RuntimeError("ours")
 
     async with served(fail) as port:
@@ -183,7 +171,7 @@ async def test_an_error_before_the_answer_is_told_in_json_and_ends_the_connectio
 
 
 async def test_a_request_that_is_no_http_is_told_in_json() -> None:
-    async def never(request: web.BaseRequest) -> web.StreamResponse:
+    async def never(asked: Asked, relayed: Relay) -> None:
         raise AssertionError
 
     async with served(never) as port:
@@ -194,7 +182,7 @@ async def test_a_request_that_is_no_http_is_told_in_json() -> None:
 async def test_the_clients_departure_cancels_its_handler() -> None:
     began, left = asyncio.Event(), asyncio.Event()
 
-    async def wait(request: web.BaseRequest) -> web.StreamResponse:
+    async def wait(asked: Asked, relayed: Relay) -> None:
         began.set()
         try:
             await asyncio.Event().wait()
@@ -213,8 +201,7 @@ async def test_the_clients_departure_cancels_its_handler() -> None:
 async def test_a_client_that_takes_nothing_pauses_the_relay_until_it_does_or_leaves() -> None:
     paused, drained = asyncio.Event(), asyncio.Event()
 
-    async def much(request: web.BaseRequest) -> web.StreamResponse:
-        relayed = Relay(request)
+    async def much(asked: Asked, relayed: Relay) -> None:
         relayed.head(200, b"")
         while not relayed.paused:
             relayed.body(b"x" * 65536)
@@ -225,7 +212,6 @@ async def test_a_client_that_takes_nothing_pauses_the_relay_until_it_does_or_lea
             drained.set()
         assert not relayed.paused
         relayed.end()
-        return relayed.response()
 
     async with served(much) as port, asyncio.timeout(20):
         async with connected(port) as (reader, writer):
@@ -243,28 +229,24 @@ async def test_a_client_that_takes_nothing_pauses_the_relay_until_it_does_or_lea
 
 
 async def test_a_connection_without_a_request_is_closed_but_not_one_with_a_slow_answer() -> None:
-    async def slow(request: web.BaseRequest) -> web.StreamResponse:
+    async def slow(asked: Asked, relayed: Relay) -> None:
         await asyncio.sleep(0.3)
-        return web.Response(text="there")
+        relayed.whole(200, b"", b"there")
 
     async with served(slow, idle_client_seconds=0.1) as port, asyncio.timeout(10):
         assert await talk(port) == b""
         assert await talk(port, b"GET / HT") == b""
-        said = await talk(port, GET)
-        assert said.endswith(b"there")
+        assert (await talk(port, GET)).endswith(b"there")
 
 
 async def test_very_many_requests_in_one_piece_are_all_answered_and_the_reading_is_bounded() -> None:
     waiting: list[int] = []
     number = 2000
 
-    async def count(request: web.BaseRequest) -> web.StreamResponse:
-        protocol: Any = request._protocol
-        waiting.append(len(protocol._messages))
+    async def count(asked: Asked, relayed: Relay) -> None:
+        waiting.append(len(relayed._client._messages))
         await asyncio.sleep(0)
-        relayed = Relay(request)
         relayed.whole(200, b"", b"")
-        return relayed.response()
 
     async with served(count) as port, asyncio.timeout(20):
         said = await talk(port, *[GET] * number, b"GET / HTTP/1.0\r\n\r\n")
