@@ -24,6 +24,7 @@ MODULES: Final = (
     "headers",
     "keys",
     "lease",
+    "outbox",
     "plain",
     "pool",
     "proxy",

@@ -45,6 +45,8 @@ OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/docs", "/docs/oauth2-
 
 DOCS_PATHS = frozenset({"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 
+LOOK_SECONDS: Final = 0.01
+"""How often it is looked whether those who wait for others can go, at the end."""
 
 _BY_ALL: Final = (Reach.ALL, Reach.MERGED)
 
@@ -112,7 +114,7 @@ class Gateway:
         """Wait until nothing is in flight, and nobody waits for that."""
         await self._pool.idle()
         while self.proxy.queue.requests:
-            await asyncio.sleep(0)  # whose turn it is takes its lease now
+            await asyncio.sleep(LOOK_SECONDS)  # for what other processes have in flight
             await self._pool.idle()
 
     async def handle(self, asked: Asked, relay: Relay) -> None:

@@ -29,6 +29,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from dp_vllm_gateway import headers, replies
 from dp_vllm_gateway.asked import Asked
+from dp_vllm_gateway.outbox import Outbox
 from dp_vllm_gateway.plain import PlainHeads
 from dp_vllm_gateway.relay import Relay
 
@@ -43,12 +44,13 @@ LINGER_SECONDS: Final = 10.0
 
 
 class _Client(RequestHandler):
-    __slots__ = ("_body", "_handler", "_missing", "_plain", "_reads", "_serving")
+    __slots__ = ("_body", "_handler", "_missing", "_outbox", "_plain", "_reads", "_serving")
 
-    def __init__(self, server: "Server", handler: Handler, plain: PlainHeads, **given: Any) -> None:
+    def __init__(self, server: "Server", handler: Handler, plain: PlainHeads, outbox: Outbox, **given: Any) -> None:
         super().__init__(server, **given)
         self._handler = handler
         self._plain = plain
+        self._outbox = outbox
         self._reads = True
         """Requests are read here, not by aiohttp's parser."""
         self._missing = 0
@@ -145,6 +147,7 @@ class _Client(RequestHandler):
                     break
                 self._close_when_idle()
         finally:
+            self._outbox.flush()
             if not self._force_close and self.transport is not None:
                 self.transport.close()
 
@@ -163,10 +166,11 @@ class _Client(RequestHandler):
         if isinstance(message, _ErrInfo):
             refused = Asked("", "", headers.incoming(()), b"", keep_alive=False)
             answer = replies.error(message.status, message.message or "the request is not HTTP")
-            replies.send(answer, Relay(self, refused))
+            replies.send(answer, Relay(self, refused, self._outbox))
             return None
         upgrade = None
         if message.upgrade:
+            self._outbox.flush()  # aiohttp writes what follows
             task = self._task_handler
             assert task is not None
             upgrade = web.BaseRequest(message, payload, self, StreamWriter(self, self._loop), task, self._loop)
@@ -189,7 +193,7 @@ class _Client(RequestHandler):
         """Answer one request; whether the connection stays open."""
         if self._manager is None:  # the client left
             return False
-        relay = Relay(self, asked)
+        relay = Relay(self, asked, self._outbox)
         self._serving = asked
         try:
             await self._handler(asked, relay)
@@ -237,6 +241,7 @@ class Server(web.Server):
         super().__init__(_never, handler_cancellation=True)
         self._handler = handler
         self._plain = PlainHeads()
+        self._outbox = Outbox()
         self._head_bytes = head_bytes
         self._idle_client_seconds = idle_client_seconds
 
@@ -250,7 +255,7 @@ class Server(web.Server):
 
     def __call__(self) -> RequestHandler:
         return _Client(
-            *(self, self._handler, self._plain),
+            *(self, self._handler, self._plain, self._outbox),
             loop=asyncio.get_running_loop(),
             access_log=None,  # is how it is turned off
             auto_decompress=False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from dp_vllm import names
 from dp_vllm_gateway.facts import Facts
-from dp_vllm_gateway.member import Member
+from dp_vllm_gateway.member import Member, Prefill
 
 if TYPE_CHECKING:
     from dp_vllm_gateway.pool import Pool
@@ -27,8 +27,15 @@ class Lease:
         self.member = member
         self.reason = reason
         """Why it is this endpoint."""
+        self._prefill: Prefill | None = None
 
     def __enter__(self) -> Lease:
+        if self._prefill is None:
+            self.begin()
+        return self
+
+    def begin(self) -> None:
+        """Count from now on, before the request itself can: it waited, and does not know yet that it may go."""
         member, facts = self.member, self._facts
         self._prefill = self._pool.begin_prefill(member, self._tokens, stream=facts.stream)
         member.requests += 1
@@ -36,12 +43,12 @@ class Lease:
         if facts.blocks:
             member.remembered.add(facts.blocks)
         self._pool.begun(member, facts.blocks, self._tokens)
-        return self
 
     def answering(self) -> None:
         """The first body byte came: the prompt has been read."""
-        if self._prefill.alone_since:
-            self._pool.read_alone(self.member, self._prefill)
+        prefill = self._prefill
+        if prefill is not None and prefill.alone_since:
+            self._pool.read_alone(self.member, prefill)
         self._read()
         self._pool.less_in_flight()
 
@@ -50,12 +57,18 @@ class Lease:
         return b"%b%b%b\r\n" % (self.member.answer_line, _REASON, self.reason.encode())
 
     def _read(self) -> None:
-        self.member.waiting_tokens -= self._prefill.tokens
-        self._prefill.tokens = 0
+        prefill = self._prefill
+        assert prefill is not None
+        self.member.waiting_tokens -= prefill.tokens
+        prefill.tokens = 0
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Count no longer."""
         self._read()
         self.member.requests -= 1
         self.member.sequences -= self._facts.sequences

@@ -23,7 +23,7 @@ from dp_vllm_gateway.member import Member
 from dp_vllm_gateway.outcome import Failed, Outcome, Passed, Whole
 from dp_vllm_gateway.outgoing import Outgoing
 from dp_vllm_gateway.pool import Pool
-from dp_vllm_gateway.queue import Called, Held, Queue
+from dp_vllm_gateway.queue import Called, Held, Queue, Turn
 from dp_vllm_gateway.relay import Relay
 from dp_vllm_gateway.retry import Failure, Verdict
 from dp_vllm_gateway.routing import held
@@ -48,6 +48,7 @@ class Proxy:
         self.queue = Queue(
             config.limits,
             to_go=self._to_go,
+            lease=self._lease,
             next_room_at=pool.next_read,
             retry_after_seconds=self._retry_after_seconds,
         )
@@ -65,14 +66,16 @@ class Proxy:
         while True:
             choice = None if self._is_queued_for(out, tried) else self._choose(out, tried, failed)
             if choice is None:
-                choice = await self._wait_for_room(out, call)
-            member = choice.picked
-            tried.append(member.name)
-            call.attempts += 1
-            call.replica = member.name
-            if choice.views:
-                self.decisions.record(time.time(), call, out.facts, choice)
-            with self._pool.lease(member, out.facts, reason=choice.reason, cached_tokens=choice.cached_tokens) as lease:
+                choice, lease = await self._wait_for_room(out, call)
+            else:
+                lease = self._lease(choice, out.facts)
+            with lease:
+                member = choice.picked
+                tried.append(member.name)
+                call.attempts += 1
+                call.replica = member.name
+                if choice.views:
+                    self.decisions.record(time.time(), call, out.facts, choice)
                 outcome = await self._attempt(out, lease, relay, call)
                 failed = self._settle(out, lease, outcome, relay, call)
             if failed is None:
@@ -91,7 +94,10 @@ class Proxy:
         """Which line it would wait in: one for each model."""
         return out.facts.model if self._pool.several_models else None
 
-    async def _wait_for_room(self, out: Outgoing, call: Call) -> Choice[Member]:
+    def _lease(self, choice: Choice[Member], facts: Facts) -> Lease:
+        return self._pool.lease(choice.picked, facts, reason=choice.reason, cached_tokens=choice.cached_tokens)
+
+    async def _wait_for_room(self, out: Outgoing, call: Call) -> Turn:
         """The replica that it should go to has as much as it may: wait until one has room."""
         facts = out.facts
         candidates = self._pool.candidates(facts, full=True)
@@ -109,10 +115,10 @@ class Proxy:
     def _to_go(self, line: Line[Called]) -> list[tuple[Held, Choice[Member]]]:
         """Who of those who wait may go now. Raises Refusal if there is nowhere to go to."""
         first = next(line.in_order()).facts
-        if not self._pool.candidates(first, full=True):
-            raise refusals.none_fits(self._pool, first)
         crowd = self._pool.prospects(first)
         if not crowd:
+            if not self._pool.candidates(first, full=True):
+                raise refusals.none_fits(self._pool, first)
             return []
         found = held.to_go(line, crowd, self._route_prospect, self._pool.ahead_seconds)
         return [(entry, self._watched(choice)) for entry, choice in found]

@@ -5,19 +5,28 @@ before anything, nor to whichever replica is free first.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from dp_vllm import names
 from dp_vllm_gateway.config import Limits
+from dp_vllm_gateway.facts import Facts
+from dp_vllm_gateway.lease import Lease
 from dp_vllm_gateway.member import Member
 from dp_vllm_gateway.replies import Refusal, unavailable
 from dp_vllm_gateway.routing.choice import Choice
 from dp_vllm_gateway.routing.fair import Entry, Line
 
-Called: TypeAlias = "asyncio.Future[Choice[Member]]"
-"""Where the one who waits is told where to go."""
+
+class Turn(NamedTuple):
+    """Where a request goes, and its place there, which is its own from when it was called."""
+
+    choice: Choice[Member]
+    lease: Lease
+
+
+Called: TypeAlias = "asyncio.Future[Turn]"
+"""Where the one who waits is told."""
 
 Held: TypeAlias = Entry[Called]
 
@@ -44,6 +53,7 @@ class Queue:
         limits: Limits,
         *,
         to_go: Callable[[Line[Called]], Sequence[tuple[Held, Choice[Member]]]],
+        lease: Callable[[Choice[Member], Facts], Lease],
         next_room_at: Callable[[], float | None],
         retry_after_seconds: Callable[[int], int],
     ) -> None:
@@ -54,26 +64,23 @@ class Queue:
         self._most = limits.max_queued_requests
         self._seconds = limits.queue_seconds
         self._to_go = to_go
+        self._lease = lease
         self._next_room_at = next_room_at
         self._retry_after_seconds = retry_after_seconds
         """When it is worth coming again, by the prompt tokens that wait here."""
         self._lines: dict[str | None, Line[Called]] = {}
-        self._waiting: Counter[str | None] = Counter()
-        """Requests in each line, those too that were called."""
-        self._called = 0
-        """Requests that may go and have not gone yet: until then nobody knows what room there is."""
         self._timer: asyncio.TimerHandle | None = None
+        self._looks = False
+        """It will be looked who may go."""
         self.requests = 0
         self.tokens = 0
         """Of their prompts."""
 
     def holds(self, model: str | None) -> bool:
         """Whether requests for this model wait; then a new one does not overtake them."""
-        return self._waiting[model] > 0
+        return bool(self._lines.get(model))
 
-    async def wait(
-        self, model: str | None, entry: Held, *, anyway: Callable[[], Choice[Member] | None]
-    ) -> Choice[Member]:
+    async def wait(self, model: str | None, entry: Held, *, anyway: Callable[[], Choice[Member] | None]) -> Turn:
         """Wait for this request's turn, and say where it may go.
 
         If too many wait already, or after `queue_seconds`, it goes `anyway` to a replica that would take it. Raises
@@ -81,46 +88,50 @@ class Queue:
         """
         if self.requests >= self._most:
             message = f"all replicas are busy and {self.requests} requests wait already"
-            return anyway() or self._refuse(message, TOO_MANY)
+            return self._anyway(anyway(), entry, message, TOO_MANY)
         line = self._lines.setdefault(model, Line())
+        loop = asyncio.get_running_loop()
+        limit = loop.call_later(self._seconds, self._time_is_up, line, entry)
+        try:
+            while True:
+                self._join(line, entry)
+                turn = await entry.waiting
+                if turn.choice.picked.available:
+                    return turn
+                turn.lease.end()  # its replica has left this moment
+                entry.waiting = loop.create_future()
+        except TimeoutError:
+            return self._anyway(anyway(), entry, f"all replicas were busy for {self._seconds:g} s", TOO_LONG)
+        except asyncio.CancelledError:
+            self._leave(line, entry)
+            waiting = entry.waiting
+            if waiting.done() and not waiting.cancelled() and not waiting.exception():
+                waiting.result().lease.end()
+            raise
+        finally:
+            limit.cancel()
+
+    def _join(self, line: Line[Called], entry: Held) -> None:
         line.join(entry)
-        self._waiting[model] += 1
         self.requests += 1
         self.tokens += entry.facts.tokens
-        try:
-            self.room()
-            async with asyncio.timeout(self._seconds):
-                choice = await self._turn(line, entry)
-        except TimeoutError:
-            choice = anyway() or self._refuse(f"all replicas were busy for {self._seconds:g} s", TOO_LONG)
-        finally:
-            line.leave(entry)
-            self._waiting[model] -= 1
+        self.room()
+
+    def _leave(self, line: Line[Called], entry: Held) -> None:
+        if line.leave(entry):
             self.requests -= 1
             self.tokens -= entry.facts.tokens
-        return choice
 
-    async def _turn(self, line: Line[Called], entry: Held) -> Choice[Member]:
-        while True:
-            try:
-                choice = await entry.waiting
-            finally:
-                if entry.waiting.done() and not entry.waiting.cancelled():
-                    self._gone()
-            if choice.picked.available:
-                return choice
-            entry.waiting = asyncio.get_running_loop().create_future()  # its replica has left this moment
-            line.join(entry)
+    def _time_is_up(self, line: Line[Called], entry: Held) -> None:
+        self._leave(line, entry)
+        if not entry.waiting.done():
+            entry.waiting.set_exception(TimeoutError())
 
-    def _gone(self) -> None:
-        """One that was called goes, or its client has left."""
-        self._called -= 1
-        if not self._called:
-            asyncio.get_running_loop().call_soon(self.room)  # once its lease has begun
-
-    def _refuse(self, message: str, code: str) -> Choice[Member]:
-        seconds = self._retry_after_seconds(self.tokens)
-        raise unavailable(429, message, retry_after_seconds=seconds, code=code)
+    def _anyway(self, choice: Choice[Member] | None, entry: Held, message: str, code: str) -> Turn:
+        if choice is None:
+            seconds = self._retry_after_seconds(self.tokens)
+            raise unavailable(429, message, retry_after_seconds=seconds, code=code)
+        return Turn(choice, self._lease(choice, entry.facts))
 
     def stop(self, why: Exception) -> None:
         """Let nobody wait any longer: raise this for each."""
@@ -128,16 +139,20 @@ class Queue:
             self._end(line, why)
 
     def room(self) -> None:
-        """There may be room at some replica: call those who may go."""
-        if not self.requests or self._called:
-            return
+        """There may be room at some replica: once the event loop's turn is over, call those who may go."""
+        if self.requests and not self._looks:
+            self._looks = True
+            asyncio.get_running_loop().call_soon(self._look)
+
+    def _look(self) -> None:
+        self._looks = False
         for line in self._lines.values():
             if line:
                 self._call(line)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._called and (at := self._next_room_at()) is not None:
+        if self.requests and (at := self._next_room_at()) is not None:
             self._timer = asyncio.get_running_loop().call_at(at, self.room)
 
     def _call(self, line: Line[Called]) -> None:
@@ -147,13 +162,16 @@ class Queue:
             self._end(line, refusal)
             return
         for entry, choice in going:
+            line.take(entry)
+            self.requests -= 1
+            self.tokens -= entry.facts.tokens
             if not entry.waiting.done():  # else its client has left this moment
-                entry.waiting.set_result(choice)
-                line.take(entry)
-                self._called += 1
+                lease = self._lease(choice, entry.facts)
+                lease.begin()
+                entry.waiting.set_result(Turn(choice, lease))
 
     def _end(self, line: Line[Called], why: Exception) -> None:
         for entry in list(line.in_order()):
+            self._leave(line, entry)
             if not entry.waiting.done():
                 entry.waiting.set_exception(why)
-                self._called += 1

@@ -1,8 +1,7 @@
-"""Bytes to a client, written straight to its connection.
+"""Bytes to a client, written to its connection without a task switch, as they come from an engine.
 
-aiohttp reads requests, keeps connections alive and bounds what clients may send; the answer is ours: head and body are
-written synchronously as they come from an engine, without a task switch. Of aiohttp's connection it uses what is not
-published (its version is pinned, and a test asserts each): `transport`, `_paused` and `_drain_helper()`.
+aiohttp keeps connections alive and bounds what clients may send; the answer is ours. Of aiohttp's connection this file
+uses what is not published (its version is pinned, and a test asserts each): `transport`, `_paused`, `_drain_helper()`.
 """
 
 from typing import Any, Final
@@ -10,6 +9,7 @@ from typing import Any, Final
 from aiohttp.web_protocol import RequestHandler
 
 from dp_vllm_gateway.asked import Asked
+from dp_vllm_gateway.outbox import Outbox
 
 REASONS: Final = {
     200: b"OK",
@@ -34,10 +34,11 @@ REASONS: Final = {
 class Relay:
     """One response to one client: a head, pieces of body, an end."""
 
-    __slots__ = ("_chunked", "_client", "_http10", "begun", "bodiless", "ended", "keep_alive")
+    __slots__ = ("_chunked", "_client", "_http10", "_outbox", "begun", "bodiless", "ended", "keep_alive")
 
-    def __init__(self, client: RequestHandler, asked: Asked) -> None:
+    def __init__(self, client: RequestHandler, asked: Asked, outbox: Outbox) -> None:
         self._client: Any = client
+        self._outbox = outbox
         self._http10 = asked.http10
         self._chunked = False
         self.keep_alive = asked.keep_alive
@@ -49,9 +50,7 @@ class Relay:
 
     def proceed(self) -> None:
         """Tell a client that waits for it to send the body (`Expect: 100-continue`)."""
-        transport = self._client.transport
-        if transport is not None:
-            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._outbox.send(self._client, b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def whole(self, status: int, lines: bytes, body: bytes) -> None:
         """Send a complete response. `lines` are header lines with their ends, without any that frame the body."""
@@ -75,7 +74,8 @@ class Relay:
     def _write_head(self, status: int, lines: bytes, framing: bytes, body: bytes) -> None:
         connection = b"" if self.keep_alive and not self._http10 else self._connection_header()
         reason = REASONS.get(status, b"")
-        self._send(b"HTTP/1.1 %d %b\r\n%b%b%b\r\n%b" % (status, reason, lines, framing, connection, body))
+        head = b"HTTP/1.1 %d %b\r\n%b%b%b\r\n%b" % (status, reason, lines, framing, connection, body)
+        self._outbox.send(self._client, head)
         self.begun = True
 
     def _connection_header(self) -> bytes:
@@ -83,17 +83,14 @@ class Relay:
 
     def body(self, data: bytes) -> None:
         """Send a piece of the body. Empty data is nothing: framed, it would end the body."""
-        transport = self._client.transport
-        if not data or self.bodiless or transport is None:
-            return
-        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        if data and not self.bodiless:
+            self._outbox.send(self._client, b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def framed(self, data: bytes) -> bool:
         """Send a piece of the body that is one chunk already; False if this body does not go in chunks."""
-        transport = self._client.transport
-        if not self._chunked or self.bodiless or transport is None:
+        if not self._chunked or self.bodiless:
             return False
-        transport.write(data)
+        self._outbox.send(self._client, data)
         return True
 
     def end(self, data: bytes = b"") -> None:
@@ -101,23 +98,19 @@ class Relay:
         if self.bodiless or not self._chunked:
             self.body(data)
         elif data:
-            self._send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
+            self._outbox.send(self._client, b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
         else:
-            self._send(b"0\r\n\r\n")
+            self._outbox.send(self._client, b"0\r\n\r\n")
         self.ended = True
 
     def cut(self) -> None:
         """End the connection in the middle, so that the client cannot take what it has for all."""
         self.keep_alive = False
         self.ended = True
+        self._outbox.flush()
         transport = self._client.transport
         if transport is not None:
             transport.abort()
-
-    def _send(self, data: bytes) -> None:
-        transport = self._client.transport
-        if transport is not None:  # else the client is gone, and the handler's cancellation is on its way
-            transport.write(data)
 
     @property
     def paused(self) -> bool:

@@ -82,7 +82,14 @@ def test_autoscalers_ask_for_a_series_that_gateways_have() -> None:
 
 
 def _queue() -> Queue:
-    return Queue(Limits(), to_go=lambda line: [], next_room_at=lambda: None, retry_after_seconds=lambda tokens: 1)
+    pool = Pool(connect_seconds=1, clock=time.monotonic)
+    return Queue(
+        Limits(),
+        to_go=lambda line: [],
+        lease=lambda choice, facts: pool.lease(choice.picked, facts),
+        next_room_at=lambda: None,
+        retry_after_seconds=lambda tokens: 1,
+    )
 
 
 def test_the_query_means_the_pods_of_the_models_gateways() -> None:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,6 +88,29 @@ def test_what_has_no_room_waits_and_goes_on_in_order(tmp_path: Path) -> None:
         assert one.prompts() == ["0", "1", "2", "3"]
         text = wire.ask(one.admin, "GET", "/metrics").body.decode()
         assert "dp_vllm_queue_requests 0.0" in text and "dp_vllm_queue_seconds_count 3.0" in text
+
+
+def test_many_long_prompts_at_once_are_all_answered(tmp_path: Path) -> None:
+    body = b'{"prompt": "%b"}' % (b"word " * 4_000)
+    request = wire.request("POST", "/v1/completions", body, {"content-type": "application/json"})
+    admin = f"unix:{tmp_path / 'admin'}"
+    with scripted.engine() as first, scripted.engine() as second:
+        flags = (
+            "--policy",
+            "least-load",
+            "--replica-ahead-seconds",
+            "0.1",
+            "--admin-socket",
+            admin.removeprefix("unix:"),
+        )
+        with scripted.gateway(tmp_path, [first, second], *flags) as program, ExitStack() as stack:
+            lines = [stack.enter_context(wire.line(program.url)) for _ in range(32)]
+            for _ in range(8):
+                for line in lines:
+                    line.send(request)
+                assert [line.answer().status for line in lines] == [200] * len(lines)
+            state = wire.ask(admin, "GET", "/state").json()
+            assert (state["in_flight"], state["queued"]) == (0, 0)
 
 
 def test_priorities_go_before_arrival_and_the_header_before_the_body(tmp_path: Path) -> None:

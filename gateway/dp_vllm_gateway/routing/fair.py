@@ -49,7 +49,9 @@ class Line(Generic[Waiting]):
         self._arrivals = count()
         self._count = 0
         self.unread = 0
-        """Of all who wait."""
+        """Tokens, of all who wait."""
+        self.cached = 0
+        """How many wait of whose prompts nothing is to be read."""
 
     def __len__(self) -> int:
         return self._count
@@ -62,6 +64,7 @@ class Line(Generic[Waiting]):
         insort(self._flows.setdefault((entry.priority, entry.key), []), entry, key=_order)
         self._count += 1
         self.unread += entry.unread
+        self.cached += not entry.unread
 
     def in_order(self) -> Iterator[Entry[Waiting]]:
         """All, the one who is next first. Nobody may join or leave meanwhile."""
@@ -92,19 +95,21 @@ class Line(Generic[Waiting]):
         self._starts[entry.key] = start + _charge(entry)
         self.leave(entry)
 
-    def leave(self, entry: Entry[Waiting]) -> None:
-        """Stop waiting."""
+    def leave(self, entry: Entry[Waiting]) -> bool:
+        """Stop waiting; False if it did not wait."""
         flow = (entry.priority, entry.key)
         entries = self._flows.get(flow, [])
         if entry not in entries:
-            return
+            return False
         entries.remove(entry)
         if not entries:
             del self._flows[flow]
         self._count -= 1
         self.unread -= entry.unread
+        self.cached -= not entry.unread
         if not self._count:
             self._starts.clear()  # nobody waits for anybody: all begin anew
+        return True
 
 
 def _order(entry: Entry[Waiting]) -> tuple[float, int]:

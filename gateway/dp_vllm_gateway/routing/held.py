@@ -77,6 +77,8 @@ def to_go(
     for entry in islice(line.in_order(), MOST_LOOKED_AT):
         share = max(0, waits - entry.unread) / len(crowd)
         full = full or not any(it.takes(1, ahead_seconds * it.tokens_per_second + share) for it in crowd)
+        if full and not line.cached:
+            break
         if full and entry.unread:
             continue
         choice = choose(crowd, entry.facts)
