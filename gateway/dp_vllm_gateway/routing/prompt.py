@@ -17,8 +17,8 @@ from dp_vllm_gateway.routing.load import BYTES_PER_TOKEN
 TOKENS_PER_FILE: Final = 1000
 """An image or a sound that is sent within the prompt."""
 
-_PIECE_BYTES: Final = 1024
-"""A file of twice this size holds such a piece without a blank. A shorter one has fewer tokens as text."""
+_PIECE_BYTES: Final = 2048
+"""A file of twice this size holds such a piece without a blank. A shorter one has as few tokens as text."""
 
 _BASE64: Final = re.compile(rb'(?:;base64,|"data" ?: ?")[A-Za-z0-9+/=]{256,}')
 _UNREADABLE: Final = (ValueError, TypeError, OverflowError, RecursionError)
