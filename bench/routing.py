@@ -29,10 +29,10 @@ from bench.peers import ROUTING, Peer, dp_vllm, other
 from bench.routing_fleet import Pace
 from bench.routing_load import replay
 from bench.routing_prompt import Prompts
-from bench.routing_results import Case, Results, Row, as_json, as_text, row
+from bench.routing_results import Case, Results, Row, as_json, as_text, bound, row
 from bench.workloads import WORKLOADS, Workload, of_file
 from dp_vllm.errors import DpVllmError
-from dp_vllm.replay.trace import BLOCK_TOKENS, from_zero, ideal_hit_rate
+from dp_vllm.replay.trace import BLOCK_TOKENS, from_zero
 
 FAILURES: Final = (OSError, TimeoutError, AssertionError)
 """What a gateway that does not work raises; AssertionError: it did not start."""
@@ -130,9 +130,8 @@ class Benchmark:
                     self.missing[name] = str(why)
                 except FAILURES as error:
                     failed[name] = str(error) or repr(error)
-            cache_blocks = workload.cache_blocks * self._plan.engines
-            ideal = ideal_hit_rate(workload.requests, workload.block_tokens, cache_blocks)
-            yield Case(workload.title, workload.speed, ideal, rows, failed)
+            least = bound(workload, self._plan.engines, self._plan.pace.prefill_tokens_per_second)
+            yield Case(workload.title, workload.speed, least, rows, failed)
 
     def _measure(self, name: str, peer: Peer, workload: Workload, folder: Path) -> Row:
         plan = self._plan

@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Final
 
 from bench.results import columns
 from bench.routing_fleet import Counts
 from bench.routing_load import Answer
 from bench.workloads import Workload
+from dp_vllm.replay.trace import ideal_hits
 
 OURS: Final = "dp-vllm"
 """What the names of our own gateways begin with."""
@@ -54,14 +56,22 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """What no gateway can be better than: one cache for all engines, and an engine for each prompt."""
+
+    hit_rate: float
+    first_seconds: Sequence[float]
+    """How long each prompt takes that has an engine for itself, in order: what is not cached, and nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """One workload through every gateway."""
 
     title: str
     speed: float
     """How many times faster than in the trace it was replayed."""
-    ideal: float
-    """The hit rate of one cache for all engines."""
+    bound: Bound
     rows: Mapping[str, Row]
     failed: Mapping[str, str] = field(default_factory=dict)
     """Gateways that did not work, and how."""
@@ -75,6 +85,14 @@ class Results:
     cases: Sequence[Case]
     missing: Mapping[str, str]
     """What cannot be had here, and why."""
+
+
+def bound(workload: Workload, engines: int, prefill_tokens_per_second: float) -> Bound:
+    """What there is to be had in a workload before so many engines."""
+    hits = ideal_hits(workload.requests, workload.block_tokens, workload.cache_blocks * engines)
+    prompts = [asked.prompt_tokens for asked in workload.requests]
+    rest = sorted(prompt - hit for prompt, hit in zip(prompts, hits, strict=True))
+    return Bound(sum(hits) / sum(prompts), [tokens / prefill_tokens_per_second for tokens in rest])
 
 
 def row(workload: Workload, answers: Sequence[Answer], engines: Sequence[Counts], machine: float) -> Row:
@@ -106,7 +124,9 @@ def row(workload: Workload, answers: Sequence[Answer], engines: Sequence[Counts]
 def as_json(results: Results) -> dict[str, object]:
     """All figures."""
     cases = [
-        asdict(case) | {"rows": {name: asdict(row) | {"void": row.void} for name, row in case.rows.items()}}
+        asdict(case)
+        | {"bound": {"hit_rate": case.bound.hit_rate, "first_mean_seconds": fmean(case.bound.first_seconds)}}
+        | {"rows": {name: asdict(row) | {"void": row.void} for name, row in case.rows.items()}}
         for case in results.cases
     ]
     return asdict(results) | {"cases": cases}
@@ -141,7 +161,7 @@ def _table(case: Case) -> str:
             [
                 name,
                 f"{row.hit_rate:.3f}",
-                f"{row.hit_rate / case.ideal:.2f}" if case.ideal else "-",
+                f"{row.hit_rate / case.bound.hit_rate:.2f}" if case.bound.hit_rate else "-",
                 *(f"{value:.2f}" for value in seconds),
                 str(sum(row.failed.values())),
                 f"{row.busiest:.0%}",
@@ -149,7 +169,10 @@ def _table(case: Case) -> str:
                 f"{row.machine:.0%}",
             ]
         )
-    return columns([*lines, ["(one cache for all)", f"{case.ideal:.3f}", *[""] * (len(lines[0]) - 2)]])
+    first = case.bound.first_seconds
+    least = [fmean(first), *(_quantile(first, share) for share in (0.5, 0.9, 0.99))]
+    shown = ["(one cache, no queue)", f"{case.bound.hit_rate:.3f}", "", *(f"{seconds:.2f}" for seconds in least)]
+    return columns([*lines, shown + [""] * (len(lines[0]) - len(shown))])
 
 
 def _ours(case: Case) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dp_vllm.errors import UserError
-from dp_vllm.replay.trace import Request, from_zero, ideal_hit_rate, lines, read
+from dp_vllm.replay.trace import Request, from_zero, ideal_hit_rate, ideal_hits, lines, read
 
 LINE = {"timestamp": 27482, "input_length": 1000, "output_length": 52, "hash_ids": [46, 47]}
 
@@ -109,6 +109,7 @@ def test_a_part_of_a_trace_begins_at_once() -> None:
 def test_the_ideal_is_the_share_of_prompt_tokens_in_full_blocks_that_came_before_behind_the_same_ones() -> None:
     requests = [asked(1, 2, 3), asked(1, 2, 4), asked(5, 2, 3)]
 
+    assert ideal_hits(requests, 10, 100) == [0, 20, 0]
     assert ideal_hit_rate(requests, 10, 100) == 20 / 90
 
 

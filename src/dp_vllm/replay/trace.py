@@ -76,8 +76,8 @@ def from_zero(requests: Sequence[Request]) -> list[Request]:
     return [replace(request, at_seconds=request.at_seconds - first) for request in requests]
 
 
-def ideal_hit_rate(requests: Iterable[Request], block_tokens: int, cache_blocks: int) -> float:
-    """The share of all prompt tokens, 0 to 1, that one cache of so many blocks for all engines would have had.
+def ideal_hits(requests: Iterable[Request], block_tokens: int, cache_blocks: int) -> list[int]:
+    """How many tokens of each prompt one cache of so many blocks for all engines would have had.
 
     A bound to hold a router against, not a promise: each prompt is in the cache at once, whole, and answers take no
     room. As in vLLM only full blocks are kept, a prompt's last token is always computed, and the block unused for
@@ -85,19 +85,24 @@ def ideal_hit_rate(requests: Iterable[Request], block_tokens: int, cache_blocks:
     """
     numbers: dict[tuple[int, int], int] = {}
     kept: OrderedDict[int, None] = OrderedDict()
-    hits = asked = 0
+    hits = []
     for request in requests:
-        asked += request.prompt_tokens
         prefixes = _prefixes(request, block_tokens, numbers)
         usable = prefixes[: (request.prompt_tokens - 1) // block_tokens]
         found = next((place for place, prefix in enumerate(usable) if prefix not in kept), len(usable))
-        hits += found * block_tokens
+        hits.append(found * block_tokens)
         for prefix in reversed(prefixes):
             kept[prefix] = None
             kept.move_to_end(prefix)
         while len(kept) > cache_blocks:
             kept.popitem(last=False)
-    return hits / asked if asked else 0.0
+    return hits
+
+
+def ideal_hit_rate(requests: Sequence[Request], block_tokens: int, cache_blocks: int) -> float:
+    """The share of all prompt tokens, 0 to 1, that one cache would have had: see `ideal_hits`."""
+    asked = sum(request.prompt_tokens for request in requests)
+    return sum(ideal_hits(requests, block_tokens, cache_blocks)) / asked if asked else 0.0
 
 
 def _prefixes(request: Request, block_tokens: int, numbers: dict[tuple[int, int], int]) -> list[int]:
