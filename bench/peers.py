@@ -126,12 +126,16 @@ def sglang_router(place: Place, policy: str = "round_robin") -> Command:
 
 
 def dp_vllm(place: Place, unix: bool = False, log: bool = False, policy: str = "") -> Command:
-    """Ours, with a key, metrics and leases, as `dp-vllm serve` starts it; without the line per request unless asked."""
+    """Ours, with a key, metrics and leases, as `dp-vllm serve` starts it; without the line per request unless asked.
+
+    As the others know no bound of what an engine may have in flight, ours is as good as none.
+    """
     targets = [f"unix:{path}" for path in place.engines.sockets] if unix else _urls(place.engines)
     replicas = [word for target in targets for word in ("--replica", target)]
     admin = place.folder / "admin"
     argv = [sys.executable, "-I", "-m", "dp_vllm_gateway", *replicas, "--host", "127.0.0.1", "--port", str(place.port)]
     argv += ["--api-key", API_KEY, "--admin-socket", str(admin), *([] if log else ["--no-access-log"])]
+    argv += ["--max-replica-sequences", "10000"]
     argv += ["--policy", policy] if policy else []
     return Command(argv, version=f"{__version__} on CPython {platform.python_version()}", admin_socket=admin)
 
