@@ -10,7 +10,7 @@ test asserts each):
 
 - `RequestHandler.start()` serves a connection, and is what `connection_lost()` cancels (`handler_cancellation`);
 - `_messages`, `_waiter`, `_parser.message_consumed()`: parsed requests, and how to await the next;
-- `_ErrInfo` stands for a request that is not HTTP; `_current_request` is one that asks for a WebSocket;
+- `_ErrInfo` stands for a request that is not HTTP; `_upgraded`: a WebSocket was asked for, by `_current_request`;
 - `_keepalive_handle`, `_next_keepalive_close_time`, `_process_keepalive()` close idle connections;
 - `_reading_paused`, `_buffer_paused`, `_msg_queue_resume_size`, `_resume_reading_if_drained()` bound pipelining, and
   `_pause_transport_reading()`, `_resume_transport_reading()` bodies; `_read_bufsize` is how much of one is held;
@@ -78,7 +78,7 @@ class _Client(RequestHandler):
         if self._messages and isinstance(self._messages[-1][0], _ErrInfo) and self._serving is not None:
             # what was to be the rest of a body: aiohttp would let its reader wait for ever
             body = self._serving.body
-            if isinstance(body, StreamReader):
+            if isinstance(body, StreamReader) and not body.is_eof():
                 body.set_exception(web.RequestPayloadError("the body is not framed as HTTP asks"))
 
     def _read(self, data: bytes) -> bytes:
@@ -169,7 +169,7 @@ class _Client(RequestHandler):
             replies.send(answer, Relay(self, refused, self._outbox))
             return None
         upgrade = None
-        if message.upgrade:
+        if message.upgrade and self._upgraded:  # not one to HTTP/2, which is passed over
             self._outbox.flush()  # aiohttp writes what follows
             task = self._task_handler
             assert task is not None
@@ -178,7 +178,7 @@ class _Client(RequestHandler):
         return Asked(
             *(message.method, message.path, headers.incoming(message.raw_headers), payload),
             http10=message.version < (1, 1),
-            keep_alive=not message.should_close and not message.upgrade,
+            keep_alive=not message.should_close and upgrade is None,
             upgrade=upgrade,
         )
 
@@ -200,16 +200,16 @@ class _Client(RequestHandler):
         except ConnectionError:
             return False
         except Exception as error:
-            self._fail(relay, error)
+            self._fail(asked, relay, error)
         finally:
             self._serving = None
         return relay.keep_alive
 
-    def _fail(self, relay: Relay, error: Exception) -> None:
+    def _fail(self, asked: Asked, relay: Relay, error: Exception) -> None:
         """Tell the client of an error of the gateway's own, if it has nothing yet; the connection is closed."""
         self.logger.error("a request ended in an error of the gateway's own", exc_info=error)
         relay.keep_alive = False
-        if not relay.begun:
+        if not relay.begun and asked.upgrade is None:  # else it speaks another protocol now, as far as is known here
             replies.send(replies.error(500, "the gateway failed to handle the request"), relay)
 
     async def _drop(self, payload: StreamReader) -> None:

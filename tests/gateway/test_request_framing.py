@@ -76,6 +76,16 @@ def test_a_client_may_ask_for_the_end_of_the_connection(url: str) -> None:
             assert line.rest() == b""
 
 
+def test_a_client_that_would_rather_speak_http_2_keeps_its_connection(url: str, engines: Engines) -> None:
+    offer = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAEAAEAAAAIAAAAB"}
+    with wire.line(url) as line:
+        for _ in range(2):
+            line.send(wire.request("POST", PATH, BODY, offer))
+            answer = line.answer()
+            assert (answer.status, answer.headers.get("connection")) == (200, None)
+    assert [one.body for one in asked(engines)] == [BODY, BODY]
+
+
 # several requests
 
 
