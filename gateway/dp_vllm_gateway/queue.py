@@ -71,7 +71,7 @@ class Queue:
         self._lines: dict[str | None, Line[Called]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._looks = False
-        """It will be looked who may go."""
+        """A look at who may go is due."""
         self.requests = 0
         self.tokens = 0
         """Of their prompts."""
