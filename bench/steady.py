@@ -18,6 +18,8 @@ import uvloop
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from bench import load, running
+from bench.cpu import on_core
+from bench.parts import ENGINES
 from bench.peers import PEERS
 
 CONNECTIONS: Final = 32
@@ -43,9 +45,9 @@ def main() -> int:
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="dp-vllm-bench-") as name:
         folder = Path(name)
-        os.sched_setaffinity(0, {cores[-1]})
         with (
-            running.engines(4, 0.02, folder, cores[-1]) as behind,
+            on_core(cores[-1]),
+            running.engines(ENGINES, 0.02, folder, cores[-1]) as behind,
             running.gateway("dp-vllm", PEERS["dp-vllm-unix"], behind, folder / "gateway", cores[0]) as gateway,
         ):
             print(f"{'requests':>10}  resident, MB")

@@ -46,7 +46,7 @@ OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/docs", "/docs/oauth2-
 DOCS_PATHS = frozenset({"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 
 LOOK_SECONDS: Final = 0.01
-"""How often it is looked whether those who wait for others can go, at the end."""
+"""How often it is looked whether anybody waits for room still, at the end."""
 
 _BY_ALL: Final = (Reach.ALL, Reach.MERGED)
 
@@ -114,7 +114,7 @@ class Gateway:
         """Wait until nothing is in flight, and nobody waits for that."""
         await self._pool.idle()
         while self.proxy.queue.requests:
-            await asyncio.sleep(LOOK_SECONDS)  # for what other processes have in flight
+            await asyncio.sleep(LOOK_SECONDS)  # who may go has a lease then
             await self._pool.idle()
 
     async def handle(self, asked: Asked, relay: Relay) -> None:
@@ -260,7 +260,7 @@ class Gateway:
 
     def _facts(self, incoming: Incoming, route: Route, target: str, body: bytes) -> Facts:
         if not route.json_body or not body or b"content-encoding" in incoming.read:
-            return Facts(model=paths.parameter(target, "model") if self._pool.several_models else None)
+            return Facts(model=paths.query_value(target, "model") if self._pool.several_models else None)
         try:
             return facts_of(body, self._config.policy, incoming.read.get(b"x-session-id"))
         except BadJson as error:

@@ -24,7 +24,7 @@ def target_of(raw: str, root_path: str) -> tuple[str, str]:
     return path, mark + query
 
 
-def parameter(target: str, name: str) -> str | None:
+def query_value(target: str, name: str) -> str | None:
     """The first value that a target's query gives to a name; None if it does not."""
     values = parse_qs(target.partition("?")[2], keep_blank_values=True).get(name)
     return values[0] if values else None

@@ -1,4 +1,5 @@
-"""Reads the head of a plain request, which is what nearly every client sends. Pure: bytes in, what they say out.
+"""Reads the head of a plain request, which is what nearly every client sends. Pure: bytes in, what they say out;
+what is remembered makes that quicker and nothing else.
 
 What is not plain is left to aiohttp's parser: old versions, bodies in chunks, upgrades, `Expect`, heads that are long
 or come in pieces, and all that is malformed. What is taken here that parser takes too, and understands alike (RFC

@@ -59,6 +59,7 @@ class Queue:
     ) -> None:
         """`to_go` says who of a line may go now, and where to; it raises Refusal if nobody of them ever will.
 
+        `lease` makes the place there that one who is called has at once, so that nobody else is taken to have it.
         `next_room_at` says when there will be room of which nobody will tell, in the event loop's time.
         """
         self._most = limits.max_queued_requests
@@ -119,8 +120,11 @@ class Queue:
 
     def _leave(self, line: Line[Called], entry: Held) -> None:
         if line.leave(entry):
-            self.requests -= 1
-            self.tokens -= entry.facts.tokens
+            self._uncount(entry)
+
+    def _uncount(self, entry: Held) -> None:
+        self.requests -= 1
+        self.tokens -= entry.facts.tokens
 
     def _time_is_up(self, line: Line[Called], entry: Held) -> None:
         self._leave(line, entry)
@@ -163,8 +167,7 @@ class Queue:
             return
         for entry, choice in going:
             line.take(entry)
-            self.requests -= 1
-            self.tokens -= entry.facts.tokens
+            self._uncount(entry)
             if not entry.waiting.done():  # else its client has left this moment
                 lease = self._lease(choice, entry.facts)
                 lease.begin()

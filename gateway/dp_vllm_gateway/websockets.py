@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from dp_vllm import names
-from dp_vllm_gateway import refusals
+from dp_vllm_gateway import paths, refusals
 from dp_vllm_gateway.call import Call
 from dp_vllm_gateway.config import GatewayConfig
 from dp_vllm_gateway.facts import Facts
@@ -86,7 +86,7 @@ class WebSockets:
         """
         if not web.WebSocketResponse().can_prepare(_speaking(request, None)):
             raise Refusal(400, "the WebSocket's handshake is not one", code="bad_handshake")
-        facts = Facts(model=request.query.get("model"))
+        facts = Facts(model=paths.query_value(target, "model"))
         tried: list[str] = []
         failed: Failed | None = None
         while True:

@@ -190,6 +190,13 @@ def test_a_handshake_that_is_none_is_400_and_ends_the_connection(url: str, wrong
         assert answer.headers["connection"] == "close"
 
 
+def test_what_was_asked_before_a_websocket_is_answered_before_it(url: str) -> None:
+    key = {"sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ=="}
+    with wire.line(url) as line:
+        line.send(wire.request("GET", "/health"), wire.request("GET", PATH, headers=UPGRADE | key))
+        assert [line.answer().status, line.answer().status] == [200, 101]
+
+
 async def test_the_death_of_the_engine_is_told_as_an_error_and_then_another_one_is_used(tmp_path: Path) -> None:
     with (
         engine(tmp_path) as first,
