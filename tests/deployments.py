@@ -119,13 +119,6 @@ def serve(
                 yield served
 
 
-def is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import forked
+import psutil
 
 START_SECONDS = 20.0
 """How long a program may take to say that it is ready, on a busy machine."""
@@ -45,6 +46,14 @@ def wait_until(
         if time.monotonic() > end:
             raise AssertionError(f"waited {seconds:g} s in vain: {what if isinstance(what, str) else what()}")
         time.sleep(every)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it has not ended, even if its parent has yet to notice the end."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def answers(url: str, status: int = 200) -> bool:

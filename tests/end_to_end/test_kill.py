@@ -5,9 +5,9 @@ import re
 import time
 from collections.abc import Callable
 
-from deployments import Served, is_alive, kill, serve
+from deployments import Served, kill, serve
 from end_to_end.load import load
-from programs import wait_until
+from programs import is_alive, wait_until
 
 SLOW = ("--sim-decode-step-seconds", "0.02", "--sim-prefill-tokens-per-second", "8000")
 """A chat takes most of a second, and waits for its first token long enough to be killed before it."""
@@ -60,4 +60,4 @@ def test_nothing_is_left_5_seconds_after_the_supervisor_was_killed() -> None:
         processes = served.descendants()
         assert len(processes) == 14, "a gateway and four engines, a guardian each, and what each engine let loose"
         kill(served.program.pid)
-        wait_until(lambda: not any(is_alive(process) for process in processes), "all are gone", seconds=5)
+        wait_until(lambda: not any(map(is_alive, processes)), "all are gone", seconds=5)

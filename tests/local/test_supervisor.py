@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from programs import Program, free_port, python, running, wait_until
+from programs import Program, free_port, is_alive, python, running, wait_until
 
 from dp_vllm import endpoints
 from dp_vllm.endpoints import Endpoint, State
@@ -86,14 +86,7 @@ def serving(tmp_path: Path, *engines: str, shutdown_seconds: float = 0, gateway:
 
 
 def wait_for_end(processes: list[psutil.Process], seconds: float) -> None:
-    wait_until(lambda: not any(is_alive(each) for each in processes), f"{processes} end", seconds)
-
-
-def is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    wait_until(lambda: not any(map(is_alive, processes)), f"{processes} end", seconds)
 
 
 def test_a_run_begins_serves_and_ends_without_a_trace(tmp_path: Path) -> None:
@@ -108,7 +101,7 @@ def test_a_run_begins_serves_and_ends_without_a_trace(tmp_path: Path) -> None:
         served.program.signal(signal.SIGTERM)
         assert served.program.wait() == 0
         assert not served.directory.path.exists()
-        assert not any(is_alive(process) for process in processes)
+        assert not list(filter(is_alive, processes))
         assert not served.directory.crashes.exists(), "nothing ended that was not asked to"
         assert f"http://127.0.0.1:{served.port}/v1/chat/completions" in served.program.output()
         assert re.search(r"^dp-vllm   \| stopped$", served.program.output(), re.MULTILINE)

@@ -7,7 +7,7 @@ import threading
 import psutil
 import pytest
 import wire
-from programs import wait_until
+from programs import is_alive, wait_until
 from slurm.bed import Bed
 from slurm.jobs import SERVE, TWO, Job, chat, job
 
@@ -18,8 +18,7 @@ SECONDS = 60.0
 
 def programs_on(bed: Bed, node: str) -> list[psutil.Process]:
     """What of ours runs there, the supervisor first."""
-    found = [each for each in bed.processes() if f"SLURMD_NODENAME={node}" in _environment(each)]
-    return [each for each in found if "dp_vllm" in " ".join(each.cmdline()) and each.name() != "srun"]
+    return [each for each in bed.ours() if f"SLURMD_NODENAME={node}" in _environment(each)]
 
 
 def _environment(process: psutil.Process) -> list[str]:
@@ -35,7 +34,7 @@ def supervisor_on(bed: Bed, node: str) -> psutil.Process:
 
 
 def is_over(processes: list[psutil.Process]) -> bool:
-    return not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)
+    return not any(map(is_alive, processes))
 
 
 def in_flight(served: Job, *replicas: str) -> bool:

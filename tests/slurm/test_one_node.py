@@ -4,10 +4,9 @@ import os
 import re
 import subprocess
 
-import psutil
 import pytest
 import wire
-from programs import wait_until
+from programs import is_alive, wait_until
 from slurm.bed import Bed
 from slurm.jobs import SERVE, job
 
@@ -33,12 +32,12 @@ def test_two_jobs_on_one_node_get_different_gpus_and_ports_and_both_answer(bed: 
 def test_scancel_leaves_no_process_and_no_file(bed: Bed) -> None:
     with job(bed, *ONE, "--gpus=2", flags=["-dp", "2", "--sim-fault", "orphan", "ignore-sigterm"]) as served:
         served.wait_for(2)
-        ours = [each for each in bed.processes() if "dp_vllm" in " ".join(each.cmdline())]
+        ours = bed.ours()
         assert len(ours) >= 5, "a supervisor, a gateway and two engines, and guardians"
         bed.command("scancel", served.id)
         served.process.wait(30)
         wait_until(lambda: served.id not in bed.jobs(), "the job is over", seconds=40)
-        assert not [each for each in ours if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+        assert not list(filter(is_alive, ours))
         assert not list(bed.run_directories.glob(f"dp-vllm/job-{served.id}*"))
         assert not (served.logs / "endpoint").exists(), "it says where the endpoint is, and there is none"
         assert "stopped" in served.output(), "it had the time to end in order"

@@ -6,10 +6,9 @@ import sys
 import threading
 from collections import Counter
 
-import psutil
 import pytest
 import wire
-from programs import wait_until
+from programs import is_alive, wait_until
 from slurm.bed import Bed
 from slurm.jobs import CHAT, SERVE, TWO, Job, chat, job
 
@@ -28,11 +27,11 @@ def test_one_endpoint_serves_with_both_nodes_until_the_job_ends(bed: Bed) -> Non
         assert not (served.logs / "nodes.json").exists(), "the secret lies about no longer than needed"
         _a_stranger_is_refused(bed, served)
         _a_replica_is_restarted_from_its_own_node(bed, served)
-        ours = [each for each in bed.processes() if "dp_vllm" in " ".join(each.cmdline())]
+        ours = bed.ours()
         bed.command("scancel", served.id)
         served.process.wait(60)
         wait_until(lambda: served.id not in bed.jobs(), "the job is over", seconds=40)
-        assert not [each for each in ours if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+        assert not list(filter(is_alive, ours))
         assert not list(bed.run_directories.glob(f"dp-vllm/job-{served.id}*"))
 
 
@@ -50,7 +49,7 @@ def _a_stranger_is_refused(bed: Bed, served: Job) -> None:
     assert len(doors) == 4
     secret = file.with_name("secret").read_text().strip()
     assert file.with_name("secret").stat().st_mode & 0o777 == 0o600
-    commands = [" ".join(each.cmdline()) for each in bed.processes()]
+    commands = [" ".join(words) for words in bed.commands().values()]
     assert not [command for command in commands if secret in command], "everybody sees a command line"
     for headers, status in (({}, 401), ({"authorization": "Bearer wrong"}, 401), ({"x-api-key": secret}, 401)):
         assert wire.ask(f"http://{doors[0]}", "GET", "/health", headers=headers).status == status
@@ -60,7 +59,7 @@ def _a_stranger_is_refused(bed: Bed, served: Job) -> None:
 def test_a_killed_engine_on_another_node_costs_no_answer(bed: Bed) -> None:
     with job(bed, *TWO, flags=["-dp", "4", "--sim-prefill-tokens-per-second", "2000"]) as served:
         served.wait_for(4)
-        (victim,) = (each for each in bed.processes() if _is_engine(each, "replica-3.sock"))
+        (victim,) = (each for each, words in bed.commands().items() if _is_engine(words, "replica-3.sock"))
         answers: list[wire.Answer] = []
         threads = [
             threading.Thread(target=lambda number=number: answers.append(chat(served, f"{number} " * 2000)))
@@ -76,8 +75,7 @@ def test_a_killed_engine_on_another_node_costs_no_answer(bed: Bed) -> None:
         served.wait_for(4)
 
 
-def _is_engine(process: psutil.Process, socket: str) -> bool:
-    words = process.cmdline()
+def _is_engine(words: list[str], socket: str) -> bool:
     return "dp_vllm.sim" in words and any(word.endswith(socket) for word in words)
 
 

@@ -9,7 +9,7 @@ import programs
 import psutil
 import pytest
 import real_engine
-from deployments import is_alive, serve
+from deployments import serve
 
 from dp_vllm.local import stacks
 from dp_vllm.local.segments import SHM, Segment
@@ -25,7 +25,7 @@ def test_nothing_is_left_5_seconds_after_the_supervisor_was_killed() -> None:
         processes = served.descendants()
         assert any("EngineCore" in " ".join(process.cmdline()) for process in processes)
         served.program.signal(signal.SIGKILL)
-        programs.wait_until(lambda: not any(is_alive(process) for process in processes), "all are gone", seconds=5)
+        programs.wait_until(lambda: not any(map(programs.is_alive, processes)), "all are gone", seconds=5)
 
 
 def test_a_killed_api_server_leaves_no_core_and_no_shared_memory() -> None:
@@ -43,7 +43,7 @@ def test_a_killed_api_server_leaves_no_core_and_no_shared_memory() -> None:
         names, processes = noted(), engine.children(recursive=True)
         assert any("EngineCore" in process.name() for process in processes)
         engine.kill()
-        programs.wait_until(lambda: not any(is_alive(process) for process in processes), "all are gone", seconds=10)
+        programs.wait_until(lambda: not any(map(programs.is_alive, processes)), "all are gone", seconds=10)
         programs.wait_until(lambda: not any((SHM / name).exists() for name in names), "it is removed", seconds=10)
         (folder,) = (served.directory.logs / "crashes").iterdir()
         report = json.loads((folder / "report.json").read_text())
