@@ -51,7 +51,7 @@ class OwnAnswers:
         """Whether a replica is available."""
         if self._pool.available and not self._ending():
             return web.Response(status=200)
-        refusal = refusals.no_replica(self._pool)
+        refusal = refusals.shutting_down() if self._ending() else refusals.no_replica(self._pool)
         return replies.error(refusal.status, refusal.message, code=refusal.code, headers=refusal.headers)
 
     def ready(self) -> web.Response:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Final
 
-from dp_vllm.endpoints import Endpoint, State
+from dp_vllm.endpoints import State
 from dp_vllm_gateway.facts import Facts
+from dp_vllm_gateway.member import Member
 from dp_vllm_gateway.outcome import Failed
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.replies import Refusal, unavailable
@@ -73,14 +74,14 @@ def no_replica(pool: Pool, model: str | None = None) -> Refusal:
 
     If a model is given, only of the replicas that serve it.
     """
-    endpoints = [member.endpoint for member in pool.members() if model is None or member.knows(model)]
+    members = [member for member in pool.members() if model is None or member.knows(model)]
     of_model = "" if model is None else f" of {model}"
-    message = f"no replica{of_model} is available (0 of {len(endpoints)})" if endpoints else pool.why_none
-    told = [_told(endpoint) for endpoint in endpoints if endpoint.state is not State.READY or endpoint.message]
+    message = f"no replica{of_model} is available (0 of {len(members)})" if members else pool.why_none
+    told = [_told(member) for member in members]
     if len(told) > TOLD_MOST:
         told[TOLD_MOST:] = [f"and {len(told) - TOLD_MOST} more"]
     message = "; ".join([message or "no replica is known yet", *told])
-    later = bool(pool.why_none) or any(endpoint.state in (State.STARTING, State.UNREADY) for endpoint in endpoints)
+    later = bool(pool.why_none) or any(member.endpoint.state in (State.STARTING, State.UNREADY) for member in members)
     return unavailable(503, message, retry_after_seconds=5 if later else 1, code="no_ready_replica")
 
 
@@ -89,5 +90,9 @@ def shutting_down() -> Refusal:
     return unavailable(503, "the server is shutting down", retry_after_seconds=5, code="shutting_down")
 
 
-def _told(endpoint: Endpoint) -> str:
-    return f"replica {endpoint.name}: {endpoint.state.value}{' - ' + endpoint.message if endpoint.message else ''}"
+def _told(member: Member) -> str:
+    endpoint = member.endpoint
+    how = endpoint.state.value
+    if endpoint.state is State.READY and not member.healthy:
+        how = "does not answer /health with 200" if member.probed else "was not looked at yet"
+    return f"replica {endpoint.name}: {how}{' - ' + endpoint.message if endpoint.message else ''}"

@@ -19,6 +19,7 @@ CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") 
 _RELEASE: Final = "bookworm"
 _PACKAGES: Final = ("docker.io", "debootstrap", "iptables")
 _PYTHON_PACKAGES: Final = ("python3", "python3-pip", "ca-certificates")
+_COMPILER_PACKAGES: Final = (*_PYTHON_PACKAGES, "gcc", "libc6-dev", "python3-dev")
 _NOT_NEEDED: Final = ("./var/cache/apt", "./var/lib/apt/lists", "./usr/share/doc", "./usr/share/man", "./dev")
 _SECONDS: Final = 300.0
 
@@ -41,10 +42,19 @@ def environment() -> dict[str, str]:
 
 def python_root() -> Path:
     """A tar file with a minimal Debian that has `python3` and pip. Made once, in about 40 s."""
-    archive = CACHE / f"{_RELEASE}-python.tar"
+    return _root("python", "a Debian with Python, as a base for images", _PYTHON_PACKAGES)
+
+
+def compiler_root() -> Path:
+    """The same with what compiling a module of Python takes. Made once, in about a minute."""
+    return _root("compiler", "a Debian with Python and a C compiler, to build images with", _COMPILER_PACKAGES)
+
+
+def _root(name: str, what: str, packages: Sequence[str]) -> Path:
+    archive = CACHE / f"{_RELEASE}-{name}.tar"
     if not archive.exists():
-        with _made_once(f"a Debian {_RELEASE} with Python, as a base for images", CACHE) as folder:
-            words = ("--variant=minbase", f"--include={','.join(_PYTHON_PACKAGES)}", _RELEASE, f"{folder}/root")
+        with _made_once(what, CACHE) as folder:
+            words = ("--variant=minbase", f"--include={','.join(packages)}", _RELEASE, f"{folder}/root")
             _run("debootstrap", *words, variables=environment())
             excluded = (f"--exclude={path}/*" for path in _NOT_NEEDED)
             _run("tar", "-C", f"{folder}/root", "-cf", f"{folder}/root.tar", "--numeric-owner", *excluded, ".")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from docker.debian import python_root
+from docker.debian import compiler_root, python_root
 from docker.engine import Engine
 
 ROOT: Final = Path(__file__).parents[2]
@@ -68,18 +68,17 @@ def version() -> str:
 
 
 def default_base(argument: str) -> str:
-    """The image that the Dockerfile names for PYTHON_BASE or VLLM_BASE."""
+    """The image that the Dockerfile names for PYTHON_BASE, COMPILER_BASE or VLLM_BASE."""
     (name,) = re.findall(rf"^ARG {argument}=(\S+)$", DOCKERFILE.read_text(), re.MULTILINE)
     return str(name)
 
 
-def import_python_base(docker: Engine, *arguments: str) -> None:
-    """Give an engine without a registry a Debian with Python under the names that the Dockerfile says."""
-    first, *others = (default_base(argument) for argument in arguments)
-    if docker.ended("image", "inspect", first).returncode:
-        docker.run("import", "--change", 'CMD ["python3"]', str(python_root()), first, seconds=300)
-    for other in others:
-        docker.run("tag", first, other)
+def import_bases(docker: Engine) -> None:
+    """Give an engine without a registry Debians with Python under the names that the Dockerfile says."""
+    for argument, root in (("PYTHON_BASE", python_root), ("COMPILER_BASE", compiler_root)):
+        name = default_base(argument)
+        if docker.ended("image", "inspect", name).returncode:
+            docker.run("import", "--change", 'CMD ["python3"]', str(root()), name, seconds=300)
 
 
 def _certificates() -> list[str]:

@@ -14,17 +14,17 @@ from pathlib import Path
 
 from docker.debian import Failed
 from docker.engine import CommandFailed, Engine, NoEngine, found_or_started
-from docker.images import ROOT, TARGETS, TEST_REPOSITORY, Image, build, default_base, import_python_base
+from docker.images import ROOT, TARGETS, TEST_REPOSITORY, Image, build, default_base, import_bases
 
 
 def test(words: Sequence[str]) -> int:
     """Build all images and run the tests before them; pytest's exit status."""
     with found_or_started() as docker:
         if docker.own:
-            import_python_base(docker, "PYTHON_BASE", "VLLM_BASE")
-            options = ["--network=host"]
-        else:  # vLLM's image is 10 GB; what is tested of ours on top of it needs a Python and no more
-            options = ["--build-arg", f"VLLM_BASE={default_base('PYTHON_BASE')}"]
+            import_bases(docker)
+        options = ["--network=host"] if docker.own else []
+        # vLLM's image is 10 GB; what is tested of ours on top of it needs a Python and no more.
+        options += ["--build-arg", f"VLLM_BASE={default_base('PYTHON_BASE')}"]
         built: list[Image] = []
         try:
             for image in build(docker, TARGETS, TEST_REPOSITORY, options):
@@ -46,7 +46,7 @@ def build_images(targets: Sequence[str]) -> int:
             for image in build(docker, targets, "dp-vllm", []):
                 print(image, flush=True)
             return 0
-        import_python_base(docker, "PYTHON_BASE")
+        import_bases(docker)
         folder = ROOT / "dist" / "images"
         folder.mkdir(parents=True, exist_ok=True)
         slim = [target for target in targets if target != "dp-vllm"]

@@ -44,6 +44,14 @@ def test_slim_images_have_what_they_need_and_no_engine(docker: Engine, target: s
     assert ("kopf" in names) == (target == "operator")
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_gateway_of_pods_is_compiled_and_the_others_run_on_any_python(docker: Engine, target: str) -> None:
+    options = ("--rm", "--network=none", "--entrypoint=/opt/dp-vllm/bin/python")
+    code = "from dp_vllm_gateway import proxy; print(proxy.__file__)"
+    file = docker.run("run", *options, tag(target), "-I", "-c", code)
+    assert file.endswith(".so") == (target == "gateway"), file
+
+
 @pytest.mark.parametrize("target", SLIM)
 def test_slim_images_run_as_a_number_that_is_not_root(docker: Engine, target: str) -> None:
     assert config(docker, target)["User"] == "65532:65532"

@@ -9,7 +9,7 @@ from typing import Final
 
 from cluster.binaries import CACHE
 from docker.engine import found_or_started
-from docker.images import DOCKERFILE, ROOT, TEST_REPOSITORY, build, import_python_base, tag
+from docker.images import DOCKERFILE, ROOT, TEST_REPOSITORY, build, import_bases, tag
 
 TARGETS: Final = ("operator", "gateway", "sim")
 ARCHIVE_VARIABLE: Final = "DP_VLLM_TEST_IMAGES"
@@ -38,7 +38,7 @@ def archive() -> Path:
 def _build(path: Path) -> None:
     with found_or_started() as docker:
         if docker.own:
-            import_python_base(docker, "PYTHON_BASE")
+            import_bases(docker)
         words = ["--network=host"] if docker.own else []
         for image in build(docker, TARGETS, TEST_REPOSITORY, words):
             print(image, flush=True)

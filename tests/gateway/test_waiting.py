@@ -69,10 +69,11 @@ def test_when_the_time_is_over_it_is_told(url: str, body: bytes) -> None:
         assert b'"error"' in answer.body and not answer.cut
 
 
-def test_without_the_header_nobody_waits(url: str) -> None:
+def test_without_the_header_nobody_waits_and_is_told_what_is_wrong_with_each(url: str) -> None:
     answer = wire.complete(url)
     assert answer.status == 503
-    assert "no replica is available (0 of 1)" in answer.error["message"]
+    told = "no replica is available (0 of 1); replica 0: does not answer /health with 200"
+    assert answer.error["message"] == told
 
 
 def test_what_is_no_time_is_400(url: str) -> None:

@@ -39,6 +39,10 @@ class Logs:
             await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
             yield runner.addresses[0][1]
         finally:
+            assert runner.server
+            for connection in runner.server.connections:  # in order, TLS would wait for the API server's answer
+                if connection.transport is not None:
+                    connection.transport.abort()
             await runner.cleanup()
 
     async def _answer(self, request: web.Request) -> web.Response:
