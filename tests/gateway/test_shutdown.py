@@ -52,10 +52,9 @@ def ending(directory: Path, script: Held, seconds: float) -> Iterator[tuple[prog
 def test_a_stream_goes_on_to_its_end_while_new_requests_are_refused(tmp_path: Path) -> None:
     held = Held(*ONE)
     with ending(tmp_path, held, 20) as (gateway, line, engine):
-        refused = wire.complete(gateway.url)
-        assert (refused.status, refused.error["code"]) == (503, "shutting_down")
-        assert refused.headers["connection"] == "close" and "retry-after" in refused.headers
-        assert wire.ask(gateway.url, "GET", "/health").status == 503
+        for refused in (wire.complete(gateway.url), wire.ask(gateway.url, "GET", "/health")):
+            assert (refused.status, refused.error["code"]) == (503, "shutting_down")
+            assert refused.headers["connection"] == "close" and "retry-after" in refused.headers
         assert wire.ask(gateway.url, "GET", "/metrics").status == 200, "the last numbers are told"
         held.go_on.set()
         answer = line.answer()
