@@ -11,6 +11,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import programs
+from ports import free_port
 
 from bench.load import API_KEY, Address
 from bench.peers import Engines, Peer, Place
@@ -76,8 +77,8 @@ def engines(count: int, workload: Workload, pace: Pace, speed: float, folder: Pa
 def gateway(peer: Peer, behind: Engines, folder: Path) -> Iterator[tuple[Address, str]]:
     """A gateway before those engines, once it answers and has found all of them; where it is, and its version."""
     folder.mkdir(parents=True, exist_ok=True)
-    address = Address("127.0.0.1", programs.free_port())
-    command = peer(Place(behind, address.port, programs.free_port(), folder))
+    address = Address("127.0.0.1", free_port())
+    command = peer(Place(behind, address.port, free_port(), folder))
     log = folder / "output.log"
     with programs.running(command.argv, log, ready=lambda: _answers(address), env=command.env):
         time.sleep(SETTLE_SECONDS)

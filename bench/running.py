@@ -12,6 +12,7 @@ from typing import Final
 
 import programs
 import uvloop
+from ports import free_port
 
 from bench import load
 from bench.cpu import Usage, on_core
@@ -38,7 +39,7 @@ class Running:
 def engines(count: int, interval_seconds: float, folder: Path, core: int) -> Iterator[Engines]:
     """Engines that stream a chunk in each interval."""
     folder = Path(tempfile.mkdtemp(dir=folder))
-    ports = tuple(programs.free_port() for _ in range(count))
+    ports = tuple(free_port() for _ in range(count))
     sockets = tuple(folder / f"{number}.sock" for number in range(count))
     flags = [word for port in ports for word in ("--port", str(port))]
     flags += [word for path in sockets for word in ("--uds", str(path))]
@@ -59,8 +60,8 @@ def gateway(
 ) -> Iterator[Running]:
     """A gateway before those engines, once a chat through it is answered."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = programs.free_port()
-    command = peer(Place(behind, port, programs.free_port(), folder))
+    port = free_port()
+    command = peer(Place(behind, port, free_port(), folder))
     address = Address("127.0.0.1", port)
     with contextlib.ExitStack() as stack:
         with on_core(core):

@@ -23,6 +23,7 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import programs
+from ports import free_port
 
 LIMIT_SECONDS: Final = 1200.0
 WAYS: Final = ("--no-staged-start", "--staged-start")
@@ -49,7 +50,7 @@ class Taken:
 def measure(case: Case, way: str) -> Taken:
     """Start, ask at once and wait for the answer, wait for all, end."""
     with tempfile.TemporaryDirectory(prefix="dps-") as directory:
-        base, port = Path(directory), programs.free_port()
+        base, port = Path(directory), free_port()
         host = base / "host"
         host.mkdir()
         simulated = ("--sim-host", str(host)) if case.engine == "sim" else ()

@@ -16,6 +16,7 @@ from typing import Any
 import programs
 import psutil
 import real_engine
+from ports import free_port
 
 from dp_vllm.local import run
 from dp_vllm.local.run_directory import RunDirectory
@@ -101,7 +102,7 @@ def serve(
 
     `engine` is `sim`, `vllm`, or a path; only vLLM may see GPUs.
     """
-    port = programs.free_port()
+    port = free_port()
     argv = [DP_VLLM, "serve", *_model(engine), "--engine", engine, "-dp", str(replicas)]
     with (
         tempfile.TemporaryDirectory(prefix="dpv-", ignore_cleanup_errors=True) as folder,  # short, for the sockets

@@ -10,6 +10,7 @@ from pathlib import Path
 import fake_hub
 import pods
 import programs
+from ports import free_port
 from wire import ask
 
 PROGRAM = str(pods.IN_POD / "download.py")
@@ -46,7 +47,7 @@ class Hub:
 @contextlib.contextmanager
 def hub(directory: Path) -> Iterator[Hub]:
     """A hub, until the block ends."""
-    root, port = directory / "models", programs.free_port()
+    root, port = directory / "models", free_port()
     root.mkdir()
     url = f"http://127.0.0.1:{port}"
     argv = programs.python(fake_hub.__file__, str(port), str(root))

@@ -6,7 +6,6 @@ Every program runs in its own session, logs to a file that a failure shows, and 
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,16 +17,10 @@ from pathlib import Path
 
 import forked
 import psutil
+from ports import free_port
 
 START_SECONDS = 20.0
 """How long a program may take to say that it is ready, on a busy machine."""
-
-
-def free_port() -> int:
-    """A TCP port of the loopback address that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(

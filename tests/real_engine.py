@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import programs
+from ports import free_port
 
 DIRECTORY_VARIABLE: Final = "DP_VLLM_TEST_VLLM"
 """Environment variable in which `tests/vllm/run.py` names the directory that it filled: `venv/` and `model/`."""
@@ -74,7 +75,7 @@ def environment() -> Iterator[dict[str, str]]:
 @contextlib.contextmanager
 def engine(log_dir: Path, *flags: str, env: Mapping[str, str] | None = None) -> Iterator[programs.Program]:
     """One engine on a TCP port of its own, ready."""
-    port = programs.free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     argv = [str(vllm()), "serve", str(model()), "--host", "127.0.0.1", "--port", str(port), *FLAGS, *flags]
     with (

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import programs
+from ports import free_port
 
 
 def head(status: int = 200, **headers: object) -> bytes:
@@ -161,7 +162,7 @@ class Engine:
     """What a scrape is answered; nothing: 404."""
     asked: list[Asked] = field(default_factory=list)
     """What clients asked, in order."""
-    port: int = field(default_factory=programs.free_port)
+    port: int = field(default_factory=free_port)
     host: str = "127.0.0.1"
     _listener: socket.socket | None = None
     _open: set[socket.socket] = field(default_factory=set)

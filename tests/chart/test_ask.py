@@ -10,6 +10,7 @@ import programs
 import pytest
 import scripted
 from chart.helm import Helm, of_kind, values
+from ports import free_port
 from scripted import END, STREAM, Engine, Script, event, whole
 
 
@@ -38,7 +39,7 @@ def asked(command: list[str], endpoint: str) -> Any:
 
 
 def test_it_waits_for_the_endpoint_and_passes_its_answer_on(command: list[str], tmp_path: Path) -> None:
-    port = programs.free_port()
+    port = free_port()
     endpoint = f"http://127.0.0.1:{port}/v1"
     log = tmp_path / "log"
     with programs.running([*command, endpoint, "50"], log) as program:
@@ -70,7 +71,7 @@ def test_no_whole_stream_is_a_failure(command: list[str], engine: Engine, script
 
 
 def test_an_endpoint_that_never_comes_is_named(command: list[str]) -> None:
-    endpoint = f"http://127.0.0.1:{programs.free_port()}/v1"
+    endpoint = f"http://127.0.0.1:{free_port()}/v1"
     done = asked(command, endpoint)
     assert done.returncode == 1
     assert f"{endpoint}: URLError" in done.stderr and "refused" in done.stderr

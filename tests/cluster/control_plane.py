@@ -1,14 +1,14 @@
 """etcd, the API server, the controller manager, the scheduler and, for pods, cluster DNS."""
 
 import json
-import socket
 import ssl
 import time
 import urllib.request
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+from ports import free_port
 
 from .certificates import Certificates
 from .errors import ClusterError
@@ -45,10 +45,8 @@ class Ports:
 
     @classmethod
     def free(cls) -> Self:
-        """Ports of 127.0.0.1 on which nobody listens."""
-        with ExitStack() as stack:
-            sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
-            return cls(*(one.getsockname()[1] for one in sockets))
+        """Ports on which nobody listens."""
+        return cls(*(free_port() for _ in range(3)))
 
 
 class ControlPlane:

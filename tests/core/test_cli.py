@@ -8,6 +8,7 @@ from pathlib import Path
 
 import programs
 import pytest
+from ports import free_port
 
 from dp_vllm import __version__
 from dp_vllm.local.flags.settings import SETTINGS
@@ -111,7 +112,7 @@ def test_a_command_that_cannot_be_is_one_line_and_status_2(words: list[str], sen
 
 
 def test_sim_becomes_the_simulated_engine(tmp_path: Path) -> None:
-    port = programs.free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     argv = [PROGRAM, "sim", "demo/model", "--host", "127.0.0.1", "--port", str(port)]
 
@@ -122,7 +123,7 @@ def test_sim_becomes_the_simulated_engine(tmp_path: Path) -> None:
 
 
 def test_gateway_becomes_the_gateway(tmp_path: Path) -> None:
-    port = programs.free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     argv = [PROGRAM, "gateway", "--replica", "http://127.0.0.1:1", "--host", "127.0.0.1", "--port", str(port)]
 

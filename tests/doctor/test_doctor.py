@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import downloads
-import programs
 import pytest
 from doctor.conftest import QWEN, make_model
 from downloads import Hub
+from ports import free_port
 from topology.stand_in_driver import Driver, bus, uuid
 
 from dp_vllm import hub as hub_api
@@ -61,7 +61,7 @@ def look(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Look:
 
     def report(*words: str, port: int = 0, **environ: str) -> Report:
         base = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-        address = ("--port", str(port or programs.free_port()), "--host", "127.0.0.1")
+        address = ("--port", str(port or free_port()), "--host", "127.0.0.1")
         status = command.main([*words, *address, "--json"], base | environ)
         return Report(status, json.loads(capsys.readouterr().out)["findings"])
 

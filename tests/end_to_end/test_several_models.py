@@ -9,7 +9,8 @@ import openai
 import pytest
 from deployments import Served, kill
 from openai.types.chat import ChatCompletionMessageParam
-from programs import Program, free_port, python, running, wait_until
+from ports import free_port
+from programs import Program, python, running, wait_until
 
 from dp_vllm.errors import UserError
 from dp_vllm.local import runs

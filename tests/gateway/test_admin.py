@@ -11,6 +11,7 @@ import programs
 import pytest
 import scripted
 import wire
+from ports import free_port
 from scripted import STREAM, Engine, event, said
 from watched import Gateway, Scrape, gateway
 
@@ -20,7 +21,7 @@ from dp_vllm.endpoints import Endpoint, EndpointSet, State
 
 @pytest.fixture(scope="module")
 def port() -> int:
-    return programs.free_port()
+    return free_port()
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,7 @@ def test_a_socket_that_a_killed_gateway_left_is_replaced(tmp_path: Path) -> None
 def refusal(directory: Path, *flags: str) -> str:
     """What a gateway says that cannot start."""
     argv = programs.python("-m", "dp_vllm_gateway", "--replica", "http://127.0.0.1:9", *flags)
-    with programs.running([*argv, "--port", str(programs.free_port())], directory / "log") as program:
+    with programs.running([*argv, "--port", str(free_port())], directory / "log") as program:
         assert program.wait() == 1
         return program.output()
 

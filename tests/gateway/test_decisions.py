@@ -11,6 +11,7 @@ import programs
 import pytest
 import scripted
 import wire
+from ports import free_port
 from scripted import FINE, STREAM, Asked, Engines, Peer, Script, event, said, then_closing, whole
 from watched import Gateway, gateway
 
@@ -30,7 +31,7 @@ PROMPT = "a secret beginning. " * 350
 
 @pytest.fixture(scope="module")
 def metrics_port() -> int:
-    return programs.free_port()
+    return free_port()
 
 
 @pytest.fixture(scope="module")

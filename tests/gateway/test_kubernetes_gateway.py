@@ -14,6 +14,7 @@ import pytest
 import scripted
 import watched
 import wire
+from ports import free_port
 from replica_pods import PORT, address, container, pod, running
 from scripted import END, STREAM, Asked, Engine, Peer, event, said
 from scripted_api import ApiServer, api_server, refusing
@@ -230,7 +231,7 @@ def test_clients_are_told_what_the_first_replicas_wait_for(server: ApiServer, tm
 
 def test_it_is_not_ready_before_the_first_list(server: ApiServer, tmp_path: Path) -> None:
     server.on_list = refusing(403, "Forbidden", 'User "x" cannot list resource "pods"')
-    port = programs.free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     argv = programs.python("-m", "dp_vllm_gateway", "--port", str(port), *MODEL)
     with programs.running(argv, tmp_path / "log", ready=lambda: programs.answers(url + "/ready", 503)):
@@ -246,7 +247,7 @@ def test_it_is_not_ready_before_each_ready_pod_was_looked_at(
 ) -> None:
     mute = address()
     server.put(*pods(engines), pod("m-1-7", running(mute)))
-    port = programs.free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     argv = programs.python("-m", "dp_vllm_gateway", "--port", str(port), "--probe-seconds", "4", *MODEL)
     with (
@@ -319,7 +320,7 @@ def test_without_keys_every_request_is_refused_until_there_are_some(
     server.put(*pods(engines))
     volume = tmp_path / "secret"
     _swap(volume, 1, content)
-    port = programs.free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     flags = ("--api-key-file", str(volume / "keys"), *MODEL)
     argv = programs.python("-m", "dp_vllm_gateway", "--port", str(port), *flags)
@@ -356,7 +357,7 @@ def test_without_keys_every_request_is_refused_until_there_are_some(
     ],
 )
 def test_what_is_asked_wrongly_is_named(flags: tuple[str, ...], says: str) -> None:
-    argv = programs.python("-m", "dp_vllm_gateway", "--port", str(programs.free_port()), *flags)
+    argv = programs.python("-m", "dp_vllm_gateway", "--port", str(free_port()), *flags)
     ended = subprocess.run(argv, capture_output=True, text=True, timeout=50)
     assert (ended.returncode, says in ended.stderr) == (2, True), ended.stderr
 
@@ -364,7 +365,7 @@ def test_what_is_asked_wrongly_is_named(flags: tuple[str, ...], says: str) -> No
 def test_without_a_cluster_to_log_in_to_it_ends_at_once(tmp_path: Path) -> None:
     nowhere = {**os.environ, "KUBECONFIG": str(tmp_path / "none")}
     nowhere.pop("KUBERNETES_SERVICE_HOST", None)
-    argv = programs.python("-m", "dp_vllm_gateway", "--port", str(programs.free_port()), *MODEL)
+    argv = programs.python("-m", "dp_vllm_gateway", "--port", str(free_port()), *MODEL)
     ended = subprocess.run(argv, capture_output=True, text=True, timeout=50, env=nowhere)
     assert ended.returncode == 1 and str(tmp_path / "none") in ended.stderr and "Traceback" not in ended.stderr
 

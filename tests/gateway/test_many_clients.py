@@ -7,6 +7,7 @@ from pathlib import Path
 import programs
 import scripted
 import wire
+from ports import free_port
 
 from dp_vllm_gateway.crowd import SPARE_FILES
 
@@ -15,7 +16,7 @@ FILES = SPARE_FILES + 40
 
 
 def test_a_client_too_many_is_told_to_come_again_and_the_others_are_served(tmp_path: Path) -> None:
-    port = programs.free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     flags = ["--host", "127.0.0.1", "--port", str(port), "--replica"]
     with scripted.engine() as engine:

@@ -8,6 +8,7 @@ import programs
 import pytest
 import scripted
 from msgspec import DecodeError
+from ports import free_port
 from scripted import Asked, Engines, Peer, Script
 from wire import ask
 
@@ -92,7 +93,7 @@ def test_where_all_fail_the_first_ones_words_are_passed_on(url: str, engines: En
 
 
 def test_without_a_replica_there_is_nothing_to_merge(tmp_path: Path) -> None:
-    with programs.gateway(tmp_path, "--replica", f"http://127.0.0.1:{programs.free_port()}") as program:
+    with programs.gateway(tmp_path, "--replica", f"http://127.0.0.1:{free_port()}") as program:
         for path in ("/v1/models", "/load", "/openapi.json"):
             answer = ask(program.url, "GET", path)
             assert (answer.status, answer.error["code"]) == (503, "no_ready_replica")

@@ -10,6 +10,7 @@ from pathlib import Path
 import programs
 import pytest
 import scripted
+from ports import free_port
 from scripted import Engine
 
 
@@ -42,7 +43,7 @@ def gateway(
 
 def test_clients_may_trust_the_certificate_and_must_speak_tls(pair: tuple[Path, Path], tmp_path: Path) -> None:
     key, certificate = pair
-    url = f"https://127.0.0.1:{programs.free_port()}"
+    url = f"https://127.0.0.1:{free_port()}"
     context = ssl.create_default_context(cafile=certificate)
     flags = ("--ssl-keyfile", str(key), "--ssl-certfile", str(certificate))
     with scripted.engine() as engine, gateway(tmp_path, engine, url, context, *flags):
@@ -57,7 +58,7 @@ def test_clients_may_trust_the_certificate_and_must_speak_tls(pair: tuple[Path, 
 
 def test_clients_may_have_to_show_a_certificate_of_their_own(pair: tuple[Path, Path], tmp_path: Path) -> None:
     key, certificate = pair
-    url = f"https://127.0.0.1:{programs.free_port()}"
+    url = f"https://127.0.0.1:{free_port()}"
     known = ssl.create_default_context(cafile=certificate)
     known.load_cert_chain(certificate, key)
     ours = ("--ssl-keyfile", str(key), "--ssl-certfile", str(certificate))
@@ -75,7 +76,7 @@ def test_what_tls_cannot_be_served_with_is_named(pair: tuple[Path, Path], tmp_pa
         (("--ssl-certfile", certificate, "--ssl-keyfile", key, "--ssl-ciphers", "none"), "--ssl-ciphers none"),
     ):
         argv = programs.python("-m", "dp_vllm_gateway", "--replica", "127.0.0.1:1", *flags)
-        with programs.running([*argv, "--port", str(programs.free_port())], tmp_path / "log") as program:
+        with programs.running([*argv, "--port", str(free_port())], tmp_path / "log") as program:
             assert program.wait() == 2
             assert told in program.output()
             assert "Traceback" not in program.output()

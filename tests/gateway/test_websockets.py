@@ -13,6 +13,7 @@ import programs
 import pytest
 import wire
 from aiohttp import WSMsgType
+from ports import free_port
 from programs import Program
 
 ENGINE = Path(__file__).parents[1] / "realtime_engine.py"
@@ -22,7 +23,7 @@ UPGRADE = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-versi
 
 def engine(directory: Path, socket: Path | None = None) -> AbstractContextManager[Program]:
     """A real engine on a port, or on a unix socket."""
-    port = programs.free_port()
+    port = free_port()
     url = f"unix:{socket}" if socket else f"http://127.0.0.1:{port}"
     argv = programs.python(str(ENGINE), str(socket or port))
     ready = (lambda: socket.exists()) if socket else (lambda: programs.answers(url + "/health"))

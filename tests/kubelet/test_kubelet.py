@@ -22,6 +22,8 @@ from kubelet import (
     Script,
 )
 
+pytestmark = pytest.mark.exhaustive  # of the operator's tests some rely on each of these
+
 Object = dict[str, Any]
 
 # What `kubectl get pod` of a real cluster shows in its column STATUS.

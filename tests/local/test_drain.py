@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from local.serve_stand_ins import deployment
-from programs import free_port, wait_until
+from ports import free_port
+from programs import wait_until
 
 from dp_vllm import endpoints
 from dp_vllm.endpoints import State

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from programs import free_port
+from ports import free_port
 
 from dp_vllm.errors import UserError
 from dp_vllm.local.deployment import Listen

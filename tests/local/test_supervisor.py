@@ -15,7 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from programs import Program, free_port, is_alive, python, running, wait_until
+from ports import free_port
+from programs import Program, is_alive, python, running, wait_until
 
 from dp_vllm import endpoints
 from dp_vllm.endpoints import Endpoint, State

@@ -12,6 +12,7 @@ import fake_hub
 import pods
 import programs
 import pytest
+from ports import free_port
 from programs import wait_until
 
 from dp_vllm.engine import log
@@ -115,8 +116,8 @@ def test_its_progress_is_what_the_log_rules_read(hub: downloads.Hub, job: downlo
     ("path", "fault"),
     [
         ("/api/models", {"status": 503, "count": 2}),
-        ("/api/models", {"status": 429, "count": 2}),
-        (f"/{MODEL}/resolve", {"status": 503, "count": 3}),
+        pytest.param("/api/models", {"status": 429, "count": 2}, marks=pytest.mark.exhaustive),
+        pytest.param(f"/{MODEL}/resolve", {"status": 503, "count": 3}, marks=pytest.mark.exhaustive),
         (f"/{MODEL}/resolve", {"cut_after": 100_000, "count": 4}),
     ],
 )
@@ -176,11 +177,12 @@ def ends_with(result: subprocess.CompletedProcess[str], job: downloads.Job, stat
             21,
             "ModelGated: accept the licence at {}/org/m and set hfTokenSecretRef to a token of that user",
         ),
-        (
+        pytest.param(
             f"/{MODEL}/resolve",
             {"status": 403, "code": "GatedRepo"},
             21,
             "ModelGated: accept the licence at {}/org/m and set hfTokenSecretRef to a token of that user",
+            marks=pytest.mark.exhaustive,
         ),
         (
             "/api",
@@ -262,7 +264,7 @@ def test_a_hub_that_does_not_come_back_is_told(
 
 
 def test_a_cluster_without_a_way_to_the_hub_is_told(job: downloads.Job) -> None:
-    url = f"http://127.0.0.1:{programs.free_port()}"
+    url = f"http://127.0.0.1:{free_port()}"
     said = ends_with(job.run(MODEL, "--give-up-seconds", "4", env={"HF_ENDPOINT": url}), job, 10)
     assert said.startswith(f"HubUnreachable: {url}/org/m cannot be had: ")
     assert "refused" in said

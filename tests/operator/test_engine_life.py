@@ -14,6 +14,7 @@ from typing import Any
 import pods
 import programs
 import pytest
+from ports import free_port
 from programs import wait_until
 from wire import ask, line, request
 
@@ -264,7 +265,7 @@ def test_it_waits_no_longer_than_the_drain_timeout(tmp_path: Path) -> None:
 
 def test_outside_of_a_pod_no_process_is_told_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    port = str(programs.free_port())
+    port = str(free_port())
     result = pods.engine_life(*STOP, "--port", port, env={"TMPDIR": str(tmp_path)})
     assert "this is no pod" in result.stdout
 
@@ -281,7 +282,7 @@ def is_up(port: int) -> bool:
 
 
 def test_an_engine_that_still_loads_is_told_to_end_twice(tmp_path: Path) -> None:
-    port, env = programs.free_port(), {"TMPDIR": str(tmp_path)}
+    port, env = free_port(), {"TMPDIR": str(tmp_path)}
     with (
         pods.pod(tmp_path) as pod,
         pod.container(["sleep", "600"]) as sidecar,
@@ -300,7 +301,7 @@ def test_an_engine_that_still_loads_is_told_to_end_twice(tmp_path: Path) -> None
 
 
 def test_a_new_process_is_judged_anew(tmp_path: Path) -> None:
-    port, env = programs.free_port(), {"TMPDIR": str(tmp_path)}
+    port, env = free_port(), {"TMPDIR": str(tmp_path)}
     url, look_at = f"http://127.0.0.1:{port}", (*HANG, "--port", str(port))
     body = request("POST", "/v1/completions", b'{"prompt": "Hello"}', {"content-type": "application/json"})
 
@@ -321,7 +322,7 @@ def test_a_new_process_is_judged_anew(tmp_path: Path) -> None:
 
 
 def test_an_idle_engine_in_a_pod_is_not_told_to_end_by_the_hook(tmp_path: Path) -> None:
-    port, env = programs.free_port(), {"TMPDIR": str(tmp_path)}
+    port, env = free_port(), {"TMPDIR": str(tmp_path)}
     with pods.pod(tmp_path) as pod, pod.container(sim(port)) as engine:
         wait_until(lambda: is_up(port), "it serves")
         assert engine.engine_life(*STOP, "--port", str(port), env=env).stdout == "no request is under way\n"

@@ -5,10 +5,10 @@ import random
 from collections.abc import AsyncIterator
 
 import aiohttp
-import programs
 import pytest
 import pytest_asyncio
 import simulated_time
+from ports import free_port
 
 from dp_vllm.errors import UserError
 from dp_vllm_operator import health
@@ -78,7 +78,7 @@ class Asked:
 
 @pytest_asyncio.fixture
 async def asked() -> AsyncIterator[Asked]:
-    port = programs.free_port()
+    port = free_port()
     async with aiohttp.ClientSession() as session:
         asked = Asked(session, port, queue())
         async with health.serving(port, asked.health, asked.metrics.registry):

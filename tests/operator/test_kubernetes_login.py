@@ -12,6 +12,7 @@ import wire
 import yaml
 from cluster.fixtures import Kubectl
 from cluster.given import AnyCluster
+from ports import free_port
 from replica_pods import labels
 
 from dp_vllm import kubernetes_api
@@ -82,7 +83,7 @@ def test_listing_and_watching_pods_is_all_that_a_gateway_may(
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    port = programs.free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     argv = programs.python("-m", "dp_vllm_gateway", "--port", str(port), "--kubernetes-model", "m")
     with programs.running(argv, tmp_path / "log", ready=lambda: programs.answers(url + "/ready", 503)):

@@ -21,6 +21,7 @@ import pytest
 import yaml
 from cluster.given import AnyCluster
 from lease_candidate import TERMS
+from ports import free_port
 
 from dp_vllm.kubernetes_api import ApiError, KubernetesApi
 from dp_vllm_operator import lease
@@ -98,7 +99,7 @@ class Line:
 def line(control_plane: AnyCluster, tmp_path: Path) -> Iterator[Line]:
     settings = yaml.safe_load(control_plane.kubeconfig.read_text())
     cluster = settings["clusters"][0]["cluster"]
-    server, port = urlsplit(cluster["server"]), programs.free_port()
+    server, port = urlsplit(cluster["server"]), free_port()
     cluster["server"] = f"https://127.0.0.1:{port}"
     kubeconfig = tmp_path / "kubeconfig-of-the-line"
     kubeconfig.write_text(yaml.safe_dump(settings))

@@ -10,6 +10,7 @@ from typing import Any
 import programs
 import psutil
 import pytest
+from ports import free_port
 from programs import Program, wait_until
 from sim.scrape import metric
 from wire import Answer, Line, ask, line, request
@@ -239,7 +240,7 @@ def test_its_health_is_slow(target: Program) -> None:
 
 @pytest.mark.parametrize("uds", [False, True], ids=["tcp", "unix"])
 def test_it_refuses_connections_for_a_while(tmp_path: Path, uds: bool) -> None:
-    path, port = f"{tmp_path}/s", programs.free_port()
+    path, port = f"{tmp_path}/s", free_port()
     url = f"unix:{path}" if uds else f"http://127.0.0.1:{port}"
     place = ["--uds", path] if uds else ["--host", "127.0.0.1", "--port", str(port)]
     log = tmp_path / "log"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import programs
 import pytest
+from ports import free_port
 from programs import wait_until
 from wire import Line, ask, line, request
 
@@ -114,7 +115,7 @@ def test_a_hung_request_does_not_keep_it_from_ending(tmp_path: Path) -> None:
 
 
 def test_while_it_loads_connections_are_refused_and_its_place_is_taken(tmp_path: Path) -> None:
-    port = programs.free_port()
+    port = free_port()
     place = ("--host", "127.0.0.1", "--port", str(port))
     argv = programs.python("-m", "dp_vllm.sim", "m", *place, "--sim-load-seconds", "60")
     log = tmp_path / "log"

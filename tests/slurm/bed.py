@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Final
 
 import psutil
-from programs import free_port, running, wait_until
+from ports import free_port
+from programs import running, wait_until
 from slurm import debian
 
 GPUS: Final = 4

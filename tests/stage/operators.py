@@ -10,6 +10,7 @@ from typing import Final, Self
 
 import forked
 import programs
+from ports import free_port
 
 START_SECONDS: Final = 40.0
 
@@ -25,7 +26,7 @@ class Running:
     @classmethod
     def start(cls, folder: Path, kubeconfig: Path, *flags: str, identity: str) -> Self:
         """One more; `identity` is its name in the Lease, a pod's in a cluster."""
-        port = programs.free_port()
+        port = free_port()
         log = folder / f"operator-{port}.log"
         env = {**os.environ, "KUBECONFIG": str(kubeconfig), "POD_NAME": identity}
         process = forked.zygote("dp_vllm_operator").start(["--health-port", str(port), *flags], log, env)

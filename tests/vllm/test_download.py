@@ -7,6 +7,7 @@ import downloads
 import programs
 import pytest
 import real_engine
+from ports import free_port
 from wire import ask
 
 pytestmark = pytest.mark.vllm
@@ -20,7 +21,7 @@ def test_an_engine_without_network_finds_what_was_downloaded(tmp_path: Path) -> 
         done = job.run("org/tiny")
         assert done.returncode == 0, done.stdout + done.stderr
     assert not list(job.home.rglob("*.bin"))
-    port = programs.free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     argv = [str(real_engine.vllm()), "serve", "org/tiny", "--host", "127.0.0.1", "--port", str(port)]
     with (

@@ -11,6 +11,7 @@ import programs
 import psutil
 import pytest
 import real_engine
+from ports import free_port
 from programs import wait_until
 from wire import Line, ask, line, request
 
@@ -85,7 +86,7 @@ def test_a_frozen_core_is_found_and_a_working_one_is_waited_for(tmp_path: Path) 
 
 @pytest.mark.parametrize("said", ["", "Initializing a V1 LLM engine"], ids=["imports", "loads"])
 def test_an_engine_that_does_not_listen_yet_ends_at_two_signals(tmp_path: Path, said: str) -> None:
-    port = str(programs.free_port())
+    port = str(free_port())
     argv = [str(real_engine.vllm()), "serve", str(real_engine.model()), "--port", port, *real_engine.FLAGS, TRACKED]
     with (
         real_engine.environment() as variables,

@@ -11,6 +11,7 @@ import programs
 import pytest
 import real_engine
 from deployments import DP_VLLM, Served
+from ports import free_port
 from wire import ask
 
 from dp_vllm.local.run_directory import RunDirectory
@@ -21,7 +22,7 @@ MODEL = "org/tiny"
 
 
 def test_a_replica_that_starts_late_does_without_the_hub(tmp_path: Path) -> None:
-    port = programs.free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     argv = [DP_VLLM, "serve", MODEL, *real_engine.SMALL, "--engine", "vllm", "--log-dir", str(tmp_path / "logs")]
     with (

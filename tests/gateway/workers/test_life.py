@@ -14,6 +14,7 @@ import pytest
 import scripted
 import wire
 from crew import Crew
+from ports import free_port
 from scripted import END, STREAM, Asked, Engine, Peer, event, said
 
 BODY = b'{"prompt": "x", "stream": true}'
@@ -175,7 +176,7 @@ def test_a_taken_port_is_an_error(tmp_path: Path) -> None:
 
 
 def test_what_keeps_a_worker_from_serving_is_told_once(tmp_path: Path) -> None:
-    flags = ("--port", str(programs.free_port()), "--ssl-certfile", str(tmp_path / "none.pem"))
+    flags = ("--port", str(free_port()), "--ssl-certfile", str(tmp_path / "none.pem"))
     with refused(tmp_path, *flags) as program:
         assert program.wait() == 2
         assert program.output().count("TLS cannot be served") == 1

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import click
 import pytest
-from programs import Program, free_port, python, running, wait_until
+from ports import free_port
+from programs import Program, python, running, wait_until
 
 from dp_vllm.errors import BadSettings, UserError
 from dp_vllm.local import logs, run

@@ -5,6 +5,7 @@ from pathlib import Path
 import programs
 import pytest
 from meddler import Fate
+from ports import free_port
 from stage import Scene, Stage
 
 pytestmark = pytest.mark.timeout(120)
@@ -12,7 +13,7 @@ pytestmark = pytest.mark.timeout(120)
 
 def ended(folder: Path, kubeconfig: Path, *flags: str) -> tuple[int, str]:
     """The status and the words of an operator that ends by itself."""
-    argv = programs.python("-m", "dp_vllm_operator", "--health-port", str(programs.free_port()), *flags)
+    argv = programs.python("-m", "dp_vllm_operator", "--health-port", str(free_port()), *flags)
     with programs.running(argv, folder / "operator.log", env={"KUBECONFIG": str(kubeconfig)}) as program:
         return program.wait(60), program.output()
 
