@@ -56,9 +56,9 @@ class Served:
         """The process of one replica's engine that speaks HTTP."""
         ending = f"replica-{replica}.sock"
         for process in self.descendants():
-            with contextlib.suppress(psutil.Error):
-                if process.cmdline()[-2:-1] == ["--uds"] and process.cmdline()[-1].endswith(ending):
-                    return process
+            words = programs.command_line(process)
+            if words[-2:-1] == ["--uds"] and words[-1].endswith(ending):
+                return process
         raise AssertionError(f"no engine listens on {ending}\n{self.program.output()}")
 
     def state(self) -> dict[str, Any]:

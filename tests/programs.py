@@ -49,6 +49,14 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
+def command_line(process: psutil.Process) -> list[str]:
+    """What it was started with; nothing if it has ended."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # a zombie, too
+        return []
+
+
 def answers(url: str, status: int = 200) -> bool:
     """Whether a GET of `url` is answered with `status`."""
     try:

@@ -18,7 +18,7 @@ from typing import Final
 
 import psutil
 from ports import free_port
-from programs import running, wait_until
+from programs import command_line, running, wait_until
 from slurm import debian
 
 GPUS: Final = 4
@@ -61,17 +61,13 @@ class Bed:
         mark = f"SLURM_CONF={self.folder / 'slurm.conf'}\0".encode()
         return [process for process in psutil.process_iter() if _has(process, mark)]
 
-    def commands(self) -> dict[psutil.Process, list[str]]:
-        """The command line of each of them that has not ended by now."""
-        found: dict[psutil.Process, list[str]] = {}
-        for process in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):  # ended, or a zombie
-                found[process] = process.cmdline()
-        return found
+    def command_lines(self) -> dict[psutil.Process, list[str]]:
+        """What each of them was started with, less those that have ended by now."""
+        return {process: words for process in self.processes() if (words := command_line(process))}
 
     def ours(self) -> list[psutil.Process]:
         """Those of them that are programs of dp-vllm: supervisors, gateways, engines and guardians, but no `srun`."""
-        named = [(each, words) for each, words in self.commands().items() if "dp_vllm" in " ".join(words)]
+        named = [(each, words) for each, words in self.command_lines().items() if "dp_vllm" in " ".join(words)]
         return [each for each, words in named if Path(words[0]).name != "srun"]
 
 

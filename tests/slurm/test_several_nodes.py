@@ -49,7 +49,7 @@ def _a_stranger_is_refused(bed: Bed, served: Job) -> None:
     assert len(doors) == 4
     secret = file.with_name("secret").read_text().strip()
     assert file.with_name("secret").stat().st_mode & 0o777 == 0o600
-    commands = [" ".join(words) for words in bed.commands().values()]
+    commands = [" ".join(words) for words in bed.command_lines().values()]
     assert not [command for command in commands if secret in command], "everybody sees a command line"
     for headers, status in (({}, 401), ({"authorization": "Bearer wrong"}, 401), ({"x-api-key": secret}, 401)):
         assert wire.ask(f"http://{doors[0]}", "GET", "/health", headers=headers).status == status
@@ -59,7 +59,7 @@ def _a_stranger_is_refused(bed: Bed, served: Job) -> None:
 def test_a_killed_engine_on_another_node_costs_no_answer(bed: Bed) -> None:
     with job(bed, *TWO, flags=["-dp", "4", "--sim-prefill-tokens-per-second", "2000"]) as served:
         served.wait_for(4)
-        (victim,) = (each for each, words in bed.commands().items() if _is_engine(words, "replica-3.sock"))
+        (victim,) = (each for each, words in bed.command_lines().items() if _is_engine(words, "replica-3.sock"))
         answers: list[wire.Answer] = []
         threads = [
             threading.Thread(target=lambda number=number: answers.append(chat(served, f"{number} " * 2000)))

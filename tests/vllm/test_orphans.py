@@ -23,7 +23,7 @@ AVX512 = "avx512f" in Path("/proc/cpuinfo").read_text()
 def test_nothing_is_left_5_seconds_after_the_supervisor_was_killed() -> None:
     with serve(engine="vllm") as served:
         processes = served.descendants()
-        assert any("EngineCore" in " ".join(process.cmdline()) for process in processes)
+        assert any("EngineCore" in " ".join(programs.command_line(process)) for process in processes)
         served.program.signal(signal.SIGKILL)
         programs.wait_until(lambda: not any(map(programs.is_alive, processes)), "all are gone", seconds=5)
 

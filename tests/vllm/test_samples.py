@@ -174,7 +174,7 @@ def test_the_last_answers_of_an_engine_core_are_the_samples(
 def core(engine: programs.Program) -> psutil.Process:
     """The process of an engine that computes; the other one speaks HTTP."""
     children = psutil.Process(engine.pid).children(recursive=True)
-    return next(child for child in children if "EngineCore" in " ".join(child.cmdline()))
+    return next(child for child in children if "EngineCore" in " ".join(programs.command_line(child)))
 
 
 def test_the_answers_of_a_full_engine_and_then_of_a_draining_one_are_the_samples(tmp_path: Path) -> None:
