@@ -2,29 +2,38 @@
 
 Importing is most of what a short program costs, and tests start hundreds. A line of JSON on standard input says `argv`,
 `env`, `cwd` and `log`; the answer is the process id of a new `python -I -m MODULE`, in a session of its own. A line
-with `ended` asks for the exit status of one that has ended, as `os.waitpid` gives it. It ends with its input; what it
-started goes on.
+with `ended` asks for the exit status of one that has ended, as `os.waitpid` gives it. It
+and all that it started end with its input, which lasts as long as who asks.
 """
 
+import contextlib
 import gc
 import importlib
 import json
 import os
 import random
 import runpy
+import signal
 import sys
 from typing import Any
 
 
 def next_program() -> dict[str, Any] | None:
     """What this process is to become: in each child once; None in the zygote, when nobody can ask any more."""
+    running: set[int] = set()
     for line in sys.stdin:
         told = json.loads(line)
         if "ended" in told:
             answer = os.waitpid(told["ended"], 0)[1]
-        elif not (answer := os.fork()):
+            running.discard(told["ended"])
+        elif answer := os.fork():
+            running.add(answer)
+        else:
             return dict(told)
         print(answer, flush=True)
+    for each in running:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(each, signal.SIGKILL)
     return None
 
 
