@@ -22,7 +22,7 @@ from kubelet import (
     Script,
 )
 
-pytestmark = pytest.mark.exhaustive  # of the operator's tests some rely on each of these
+pytestmark = pytest.mark.exhaustive  # the operator's tests use it all the time; these look at it alone
 
 Object = dict[str, Any]
 
