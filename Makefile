@@ -12,7 +12,7 @@ OFFLINE := SSL_CERT_FILE=$(CURDIR)/tests/nobody.pem
 
 .PHONY: help
 help: ## list what can be done
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The marker file is made anew when what is to be installed changed.
 $(VENV)/.ready: pyproject.toml requirements.lock
@@ -53,9 +53,17 @@ format: setup ## put the code into shape
 control-plane: setup
 	@$(BIN)/python tests/cluster prepare
 
+HERE := "not vllm and not docker and not e2e and not slurm and not exhaustive"
+
 .PHONY: test
 test: control-plane ## every test that this machine can run, and what it could not
-	$(OFFLINE) $(BIN)/pytest -n 6 --dist worksteal -m "not vllm and not docker and not e2e and not slurm and not exhaustive"
+	$(OFFLINE) $(BIN)/pytest -n 6 --dist worksteal -m $(HERE)
+
+# A failure that comes once in many runs: make test-repeat N=50 TESTS="tests/local/test_segments.py -k swept"
+N ?= 10
+.PHONY: test-repeat
+test-repeat: $(if $(TESTS),setup,control-plane) ## make test N times (10), or TESTS="what pytest is given"; stops at the first failure
+	@$(OFFLINE) $(BIN)/python tests/repeat.py $(N) -m $(HERE) $(if $(TESTS),$(TESTS),-n 6 --dist worksteal)
 
 .PHONY: test-exhaustive
 test-exhaustive: control-plane ## what make test tries a few cases of, in every single one (a quarter of an hour)
@@ -74,7 +82,7 @@ $(COMPILED)/.ready: $(VENV)/.ready pyproject.toml gateway/hatch_build.py $(shell
 .PHONY: test-compiled
 test-compiled: $(COMPILED)/.ready ## the gateway's tests with what each request passes through compiled (needs a C compiler)
 	@$(COMPILED)/bin/python -c 'from dp_vllm_gateway import proxy; assert proxy.__file__.endswith(".so"), proxy.__file__'
-	$(COMPILED)/bin/pytest -n 6 --dist worksteal tests/gateway -m "not vllm and not docker and not e2e and not slurm and not exhaustive"
+	$(COMPILED)/bin/pytest -n 6 --dist worksteal tests/gateway -m $(HERE)
 
 .PHONY: test-vllm
 test-vllm: setup ## the tests with the real vLLM on this machine's CPU (installed once, 6 GB in ~/.cache)

@@ -43,10 +43,12 @@ def wait_until(
 
 def is_alive(process: psutil.Process) -> bool:
     """Whether it has not ended, even if its parent has yet to notice the end."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    return process.is_running() and not has_ended(process.pid)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether nothing of this process is left but what its parent has yet to notice."""
+    return _start_of(pid) is None
 
 
 def command_line(process: psutil.Process) -> list[str]:
@@ -112,9 +114,63 @@ def running(
             assert process.poll() is None, f"{argv} ended with {process.returncode}\n{program.output()}"
         yield program
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes] | forked.Process, seconds: float = START_SECONDS) -> None:
+    """Kill the session that `process` leads, and wait until nothing of it is left: no memory, no port, no open file."""
+    family = [process.pid, *_descendants(process.pid)]
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    starts = {pid: start for pid in family if (start := _start_of(pid)) is not None}
+    wait_until(
+        lambda: _group_has_ended(process.pid) and not any(_start_of(pid) == start for pid, start in starts.items()),
+        lambda: f"the descendants of process {process.pid} end, of {list(starts)}",
+        seconds,
+        every=0.002,
+    )
+
+
+def _descendants(pid: int) -> list[int]:
+    """The processes below `pid`, those in other sessions too."""
+    found = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(child) for child in children.read_bytes().split()]
+    return found + [further for child in found for further in _descendants(child)]
+
+
+def _group_has_ended(leader: int) -> bool:
+    """Whether none of the process group runs; a zombie has let go of everything it had."""
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return True
+    return not any(
+        (fields := _stat(int(entry.name))) and int(fields[2]) == leader and not _is_over(fields)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit()
+    )
+
+
+def _start_of(pid: int) -> int | None:
+    """When the process began, which tells it from a later one with its number; None if it has ended."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields and not _is_over(fields) else None
+
+
+def _is_over(fields: list[bytes]) -> bool:
+    """Whether all threads have ended: a process whose first one has is shown as a zombie while others run."""
+    return fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """The fields of /proc/PID/stat from the third on."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
 
 
 def _start(argv: list[str], log: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes] | forked.Process:

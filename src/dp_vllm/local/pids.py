@@ -39,7 +39,9 @@ def _stat(pid: int) -> _Stat | None:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None
-    return _Stat(ended=fields[0] in (b"Z", b"X"), parent=int(fields[1]), session=int(fields[3]), ticks=int(fields[19]))
+    # Where the first thread has ended before the others, the process is shown as a zombie and still has its memory.
+    ended = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
+    return _Stat(ended=ended, parent=int(fields[1]), session=int(fields[3]), ticks=int(fields[19]))
 
 
 def identify(pid: int) -> ProcessId:

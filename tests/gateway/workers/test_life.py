@@ -56,7 +56,7 @@ def begin(pair: Crew, worker: int) -> wire.Line:
 
 
 def gone(pids: list[int]) -> bool:
-    return not any(crew.state(pid) not in ("", "Z") for pid in pids)
+    return all(map(programs.has_ended, pids))
 
 
 def test_a_worker_that_is_killed_loses_its_streams_alone_and_is_back(tmp_path: Path) -> None:
