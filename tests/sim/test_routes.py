@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import programs
 import pytest
@@ -158,6 +159,44 @@ def test_it_stands_still_until_it_is_told_to_go_on(sim: Program, stop: str, chec
         assert post(sim, go, None).status == 200
         assert waiting.answer().status == 200
     assert ask(sim.url, "GET", check).json() == {field: False}
+
+
+LONG = {"max_tokens": 2000}
+ABORTED = (
+    ("/v1/chat/completions", {"messages": CHAT["messages"]}, ["chatcmpl-mine"]),
+    ("/v1/chat/completions", {"messages": CHAT["messages"], "stream": True}, ["chatcmpl-mine"]),
+    ("/v1/completions", {"prompt": ["one", "two"]}, ["cmpl-mine-0", "cmpl-mine-1"]),
+    ("/v1/completions", {"prompt": "one", "n": 2, "stop": "zzz"}, "cmpl-mine-0"),
+    ("/v1/completions", {"prompt": "one", "stream": True}, None),
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "ids"), ABORTED, ids=lambda value: None if isinstance(value, dict) else str(value)
+)
+def test_aborted_requests_are_answered_with_what_there_is(
+    sim: Program, path: str, body: dict[str, Any], ids: Any
+) -> None:
+    with line(sim.url) as waiting:
+        head = {"content-type": "application/json", "x-request-id": "mine"}
+        waiting.send(request("POST", path, json.dumps(body | LONG).encode(), head))
+        programs.wait_until(lambda: ask(sim.url, "GET", "/load").json() == {"server_load": 1}, "the request runs")
+        assert post(sim, "/abort_requests", {"request_ids": ["nobody"]}).json() == {"status": "aborted", "aborted": 1}
+        assert ask(sim.url, "GET", "/load").json() == {"server_load": 1}
+        assert post(sim, "/abort_requests", {"request_ids": ids} if ids else {}).json()["status"] == "aborted"
+        answer = waiting.answer()
+    assert answer.status == 200
+    assert answer.body.count(b'"finish_reason":"abort","stop_reason":null') == body.get("n", len(ids or "1"))
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{"])
+def test_aborting_takes_an_object(sim: Program, body: bytes) -> None:
+    assert ask(sim.url, "POST", "/abort_requests", body).status == 400
+
+
+def test_the_routes_for_disaggregated_serving_say_that_they_are_closed(sim: Program) -> None:
+    answer = post(sim, "/inference/v1/abort_requests", {"request_ids": []})
+    assert (answer.status, answer.error["type"]) == (403, "PermissionDeniedError")
 
 
 def test_unknown_modes_are_refused(sim: Program) -> None:

@@ -82,6 +82,7 @@ class App:
         reply: Reply,
         sink: Sink,
         model: str,
+        request_id: str,
         salt: str | None = None,
     ) -> Sequence:
         """Work for the engine. Adapters and salts share no prefixes."""
@@ -91,7 +92,7 @@ class App:
         adapter = model if model in self.adapters else ""
         limits, root = self.engine.limits, kv.root(adapter, salt or "")
         hashes = kv.chain(prompt, limits.block_size, root) if limits.prefix_caching else []
-        return Sequence(prompt, reply, sink, hashes, root, adapter)
+        return Sequence(prompt, reply, sink, hashes, root, adapter, request_id)
 
     def keep(self, answer: dict[str, Any], messages: list[dict[str, Any]]) -> None:
         """Keep a response, in place of the oldest if there are too many."""

@@ -22,12 +22,14 @@ async def chat(app: App, request: web.BaseRequest, value: dict[str, Any]) -> web
     prompt = tokens.encode(template.render(body.messages, body.tools, answer=body.add_generation_prompt))
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     app.check(body, [prompt], limit)
+    identity = "chatcmpl-" + request_id(request, body.request_id)
     ask = Ask(
-        id="chatcmpl-" + request_id(request, body.request_id),
+        id=identity,
         created=int(time.time()),
         model=model,
         body=body,
         prompts=[prompt],
+        request_ids=[identity],
         limit=limit,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
@@ -69,7 +71,7 @@ def _choice(ask: Ask, index: int, sequence: Sequence) -> dict[str, Any]:
         "message": message,
         "logprobs": None if ask.logprobs is None else _logprobs(ask, sequence, 0, sequence.generated),
         "finish_reason": sequence.finish,
-        "stop_reason": sequence.reply.stop,
+        "stop_reason": sequence.stop_reason,
         "token_ids": list(sequence.reply.tokens(0, sequence.generated)) if ask.body.return_token_ids else None,
         "routed_experts": None,
     }
@@ -107,7 +109,9 @@ class ChatFrame(Frame):
 
     def ending(self, sequence: Sequence, start: int) -> bytes:
         choice = self._choice(sequence, start, sequence.generated, sequence.finish)
-        last = {"choices": [choice | {"stop_reason": sequence.reply.stop}], "system_fingerprint": FINGERPRINT}
+        ids = choice.pop("token_ids")
+        choice |= {"stop_reason": sequence.stop_reason, "token_ids": ids}
+        last = {"choices": [choice], "system_fingerprint": FINGERPRINT}
         return self._event(last, sequence, sequence.generated)
 
     def _choice(self, sequence: Sequence, start: int, end: int, finish: str | None) -> dict[str, Any]:

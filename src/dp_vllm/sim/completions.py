@@ -23,12 +23,14 @@ async def completions(app: App, request: web.BaseRequest, value: dict[str, Any])
     model = app.model(body.model)
     prompts = read_prompts(body.prompt)
     app.check(body, prompts, body.max_tokens)
+    identity = "cmpl-" + request_id(request, body.request_id)
     ask = Ask(
-        id="cmpl-" + request_id(request, body.request_id),
+        id=identity,
         created=int(time.time()),
         model=model,
         body=body,
         prompts=prompts,
+        request_ids=[f"{identity}-{index}" for index in range(len(prompts))],
         limit=body.max_tokens,
         logprobs=body.logprobs,
     )
@@ -85,7 +87,7 @@ def _choice(ask: Ask, index: int, sequence: Sequence) -> dict[str, Any]:
         "text": _echo(ask, sequence) + text,
         "logprobs": None if ask.logprobs is None else _logprobs(sequence, 0, sequence.generated),
         "finish_reason": sequence.finish,
-        "stop_reason": sequence.reply.stop,
+        "stop_reason": sequence.stop_reason,
         "token_ids": list(sequence.reply.tokens(0, sequence.generated)) if ask.body.return_token_ids else None,
         "prompt_logprobs": None,
         "prompt_token_ids": list(sequence.prompt) if ask.body.return_token_ids else None,
@@ -133,7 +135,7 @@ class CompletionFrame(Frame):
 
     def ending(self, sequence: Sequence, start: int) -> bytes:
         choice = self._choice(sequence, start, sequence.generated, sequence.finish)
-        last = {"choices": [choice | {"stop_reason": sequence.reply.stop}], "system_fingerprint": FINGERPRINT}
+        last = {"choices": [choice | {"stop_reason": sequence.stop_reason}], "system_fingerprint": FINGERPRINT}
         return self._event(last, sequence, sequence.generated)
 
     def _choice(self, sequence: Sequence, start: int, end: int, finish: str | None) -> dict[str, Any]:

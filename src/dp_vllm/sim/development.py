@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import Any, cast
 
 from aiohttp import web
 
 from dp_vllm.sim.app import App
-from dp_vllm.sim.errors import bad_request
+from dp_vllm.sim.errors import Refusal, bad_request
 
 _MODES = ("abort", "wait", "keep")
+_SCALE_OUT = "Scale-out endpoints are disabled. Restart vllm serve with --enable-scale-out to enable them."
 
 
 async def sleep(app: App, request: web.BaseRequest) -> web.StreamResponse:
@@ -63,11 +65,44 @@ async def nothing(app: App, request: web.BaseRequest) -> web.StreamResponse:
 
 
 async def abort_requests(app: App, request: web.BaseRequest) -> web.StreamResponse:
-    """End every request with finish_reason abort. (vLLM can name single ones; that is not simulated.)"""
-    engine = app.engine
-    count = len(engine.running) + len(engine.waiting)
-    engine.end_all("abort")
+    """End requests with finish_reason abort: those with the given ids, or all. As in vLLM unknown ids count too."""
+    try:
+        body = json.loads(await request.read())
+    except ValueError as error:
+        raise Refusal(400, "Invalid JSON format") from error
+    if not isinstance(body, dict):
+        raise Refusal(400, "Request body must be a JSON object")
+    engine, named = app.engine, cast(Any, body.get("request_ids"))
+    ids = _ids(named) if named else None
+    count = len(engine.running) + len(engine.waiting) if ids is None else len(named)
+    engine.end_all("abort", ids)
     return app.json({"status": "aborted", "aborted": count})
+
+
+async def abort_named(app: App, request: web.BaseRequest) -> web.StreamResponse:
+    """`/inference/v1/abort_requests`, and `/abort_requests` with `--tokens-only`: end the named requests."""
+    try:
+        body = json.loads(await request.read())
+    except ValueError as error:
+        raise Refusal(400, f"JSON decode error: {error}") from error
+    if not isinstance(body, dict):
+        raise Refusal(500, f"{type(body).__name__!r} object has no attribute 'get'", "InternalServerError")
+    if body.get("request_ids") is None:
+        raise Refusal(400, "Missing 'request_ids' in request body")
+    app.engine.end_all("abort", _ids(body["request_ids"]))
+    return web.Response()
+
+
+async def scale_out_disabled(app: App, request: web.BaseRequest) -> web.StreamResponse:
+    """What the routes for disaggregated serving answer without `--enable-scale-out`."""
+    raise Refusal(403, _SCALE_OUT, "PermissionDeniedError")
+
+
+def _ids(value: Any) -> list[Any]:
+    """One id or several, as vLLM takes them."""
+    if not isinstance(value, str | list | dict):
+        raise Refusal(500, f"{type(value).__name__!r} object is not iterable", "InternalServerError")
+    return [value] if isinstance(value, str) else list(value)
 
 
 async def server_info(app: App, request: web.BaseRequest) -> web.StreamResponse:

@@ -22,7 +22,7 @@ CPU time of a real engine between its steps. Pure: it is told the time and never
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from dp_vllm.sim import kv
@@ -95,9 +95,11 @@ class Engine:
         for sequence in sequences:
             self._drop(sequence)
 
-    def end_all(self, finish: str) -> None:
-        """End every sequence at once for this reason."""
+    def end_all(self, finish: str, only: Collection[str] | None = None) -> None:
+        """End every sequence at once for this reason, or those of the requests with the ids `only`."""
         for sequence in [*self.running, *self.waiting]:
+            if only is not None and sequence.request_id not in only:
+                continue
             self._drop(sequence)
             self.stats.finished[finish] += 1
             sequence.finish = finish

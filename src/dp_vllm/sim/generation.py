@@ -31,6 +31,8 @@ class Ask:
     model: str
     body: Generate
     prompts: list[array[int]]
+    request_ids: list[str]
+    """Of each prompt, what `/abort_requests` calls it."""
     limit: int | None
     logprobs: int | None
     """How many alternatives are asked for; None: no probabilities at all."""
@@ -81,12 +83,13 @@ async def generate(
     whole: Callable[[Ask, list[Sequence], dict[str, Any]], dict[str, Any]],
 ) -> web.StreamResponse:
     """Run the request and answer it."""
-    plan = [(prompt, choice) for prompt in ask.prompts for choice in range(ask.choices)]
+    prompts = zip(ask.prompts, ask.request_ids, strict=True)
+    plan = [(prompt, identity, choice) for prompt, identity in prompts for choice in range(ask.choices)]
 
     def sequence(place: int, sink: Whole) -> Sequence:
-        prompt, choice = plan[place]
+        prompt, identity, choice = plan[place]
         reply = app.reply(ask.body, prompt, choice, ask.limit, ask.model)
-        return app.sequence(request, prompt, reply, sink, ask.model, ask.body.cache_salt)
+        return app.sequence(request, prompt, reply, sink, ask.model, identity, ask.body.cache_salt)
 
     if not ask.body.stream:
         sinks = [Whole() for _ in plan]
@@ -129,22 +132,23 @@ async def answer_one(
     prompt: array[int],
     wanted: Generate,
     model: str,
+    identity: str,
     frames: OneFrames | None,
     whole: Callable[[Sequence], dict[str, Any]],
 ) -> web.StreamResponse:
-    """Run one prompt and answer it: with these events, or whole if there are none."""
+    """Run one prompt and answer it: with these events, or whole if there are none. `identity` is its request's id."""
     app.check(wanted, [prompt], wanted.max_tokens)
     reply = app.reply(wanted, prompt, 0, wanted.max_tokens, model)
     if frames is None:
         sink = Whole()
-        sequence = app.sequence(request, prompt, reply, sink, model)
+        sequence = app.sequence(request, prompt, reply, sink, model, identity)
         with Work(app.steps, [sequence]):
             await sink.ended
         raise_if_dead([sequence])
         return app.json(whole(sequence))
     wire = app.wire(request)
     stream = TokenStream(wire, frames)
-    sequence = app.sequence(request, prompt, reply, stream, model)
+    sequence = app.sequence(request, prompt, reply, stream, model, identity)
     with Work(app.steps, [sequence]):
         await wire.open(app.options.api.sse_keep_alive_seconds)
         if first := frames.start():

@@ -36,9 +36,11 @@ async def messages(app: App, request: web.BaseRequest, value: dict[str, Any]) ->
     if body.max_tokens is None:
         raise invalid("missing", "body.max_tokens", "Field required", "'input': '<dict>'")
     wanted = Generate(stop=body.stop_sequences, max_tokens=body.max_tokens)
-    frames = MessageFrames("chatcmpl-" + request_id(request), model)
+    identity = "chatcmpl-" + request_id(request)
+    frames = MessageFrames(identity, model)
     streamed = frames if body.stream else None
-    return await answer_one(app, request, _prompt(body), wanted, model, streamed, lambda one: _whole(frames, one))
+    prompt = _prompt(body)
+    return await answer_one(app, request, prompt, wanted, model, identity, streamed, lambda one: _whole(frames, one))
 
 
 async def count_tokens(app: App, request: web.BaseRequest, value: dict[str, Any]) -> web.StreamResponse:

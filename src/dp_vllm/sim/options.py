@@ -53,6 +53,8 @@ class Features:
     lora_updates: bool
     dev_mode: bool
     tokenizer_info: bool
+    scale_out: bool
+    tokens_only: bool
     log_stats: bool
 
 
@@ -149,6 +151,8 @@ def _features(flags: "_Flags", environment: Mapping[str, str]) -> Features:
         lora_updates=set_to_one("VLLM_ALLOW_RUNTIME_LORA_UPDATING"),
         dev_mode=set_to_one("VLLM_SERVER_DEV_MODE"),
         tokenizer_info=flags.is_on("--enable-tokenizer-info-endpoint"),
+        scale_out=flags.is_on("--enable-scale-out") or flags.is_on("--tokens-only"),
+        tokens_only=flags.is_on("--tokens-only"),
         log_stats=not flags.is_on("--disable-log-stats"),
     )
 

@@ -136,7 +136,7 @@ async def _compute(app: App, request: web.BaseRequest, prompts: list[array[int]]
     app.check_room(prompts, None)
     sinks = [Whole() for _ in prompts]
     sequences = [
-        app.sequence(request, prompt, silent_reply(model), sink, model)
+        app.sequence(request, prompt, silent_reply(model), sink, model, "")
         for prompt, sink in zip(prompts, sinks, strict=True)
     ]
     with Work(app.steps, sequences):

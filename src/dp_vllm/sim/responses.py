@@ -59,10 +59,11 @@ async def create(app: App, request: web.BaseRequest, value: dict[str, Any]) -> w
 
     frames.keep = whole
     if not body.background:
-        return await answer_one(app, request, prompt, wanted, model, frames if body.stream else None, whole)
+        streamed = frames if body.stream else None
+        return await answer_one(app, request, prompt, wanted, model, f"{frames.id}_0", streamed, whole)
     queued = frames.response("queued")
     app.keep(queued, [])
-    work = answer_one(app, request, prompt, wanted, model, None, whole)
+    work = answer_one(app, request, prompt, wanted, model, f"{frames.id}_0", None, whole)
     app.background[frames.id] = app.group.create_task(_later(app, frames, work))
     return app.json(queued)
 

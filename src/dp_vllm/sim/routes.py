@@ -13,7 +13,7 @@ from dp_vllm.sim import about, development, docs, errors, lora, messages, models
 from dp_vllm.sim.app import App
 from dp_vllm.sim.chat import chat
 from dp_vllm.sim.completions import completions
-from dp_vllm.sim.options import Options
+from dp_vllm.sim.options import Features, Options
 from dp_vllm.sim.realtime import realtime
 
 Plain: TypeAlias = Callable[[App, web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -30,6 +30,8 @@ class Route:
     with_body: WithBody | None = None
     works: bool = False
     """It needs the engine: refused while draining, counted in `/load`."""
+    described: bool = True
+    """It is in `/openapi.json`."""
 
 
 def routes(options: Options) -> list[Route]:
@@ -46,6 +48,18 @@ def routes(options: Options) -> list[Route]:
         found += _LORA
     if features.dev_mode:
         found += _DEVELOPMENT
+    if not features.pooling:
+        found += _scale_out(features)
+    return found
+
+
+def _scale_out(features: Features) -> list[Route]:
+    """The routes for disaggregated serving: closed, or what is simulated of them. The first of a path counts."""
+    if not features.scale_out:
+        return [Route("POST", path, development.scale_out_disabled, described=False) for path in _SCALE_OUT]
+    found = [_post("/inference/v1/abort_requests", development.abort_named)]
+    if features.tokens_only and not features.dev_mode:
+        found.append(_post("/abort_requests", development.abort_named))
     return found
 
 
@@ -124,6 +138,11 @@ _DEVELOPMENT = (
     _get("/server_info", development.server_info),
     _get("/weight_info", development.weight_info),
     _get("/get_world_size", development.world_size),
+)
+_SCALE_OUT = (
+    *(f"/v1/{dialect}/render" for dialect in ("chat/completions", "messages", "completions", "responses")),
+    *("/v1/chat/completions/derender", "/v1/completions/derender"),
+    *("/inference/v1/generate", "/inference/v1/abort_requests"),
 )
 
 

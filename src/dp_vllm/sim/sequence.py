@@ -32,7 +32,19 @@ class Sequence:
     """Its numbers belong to the engine; sinks only read them."""
 
     __slots__ = (
-        *("adapter", "prompt", "reply", "sink", "place", "finish", "generated", "known", "computed", "scheduled"),
+        *(
+            "request_id",
+            "adapter",
+            "prompt",
+            "reply",
+            "sink",
+            "place",
+            "finish",
+            "generated",
+            "known",
+            "computed",
+            "scheduled",
+        ),
         *(
             "blocks",
             "capacity",
@@ -49,11 +61,20 @@ class Sequence:
     )
 
     def __init__(
-        self, prompt: array[int], reply: Reply, sink: Sink, hashes: list[int], root: int = 0, adapter: str = ""
+        self,
+        prompt: array[int],
+        reply: Reply,
+        sink: Sink,
+        hashes: list[int],
+        root: int = 0,
+        adapter: str = "",
+        request_id: str = "",
     ) -> None:
         self.prompt = prompt
         self.reply = reply
         self.sink = sink
+        self.request_id = request_id
+        """The name by which `/abort_requests` finds it; the choices of one prompt share it."""
         self.adapter = adapter
         """The LoRA adapter that it asks for; empty for the model itself."""
         self.place = Place.NEW
@@ -80,3 +101,8 @@ class Sequence:
         """Prompt tokens found in the prefix cache when it was first admitted."""
         self.arrived = self.admitted = self.first_at = self.last_at = 0.0
         """Times of the engine's clock."""
+
+    @property
+    def stop_reason(self) -> str | int | None:
+        """The stop string or token id that ended it; None of one that was ended before it came to that."""
+        return self.reply.stop if self.finish == "stop" else None

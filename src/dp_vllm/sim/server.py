@@ -36,7 +36,7 @@ class Server:
         self._api = app.options.api
         self._table = Table(routes(app.options))
         self._keys = {_digest(key) for key in self._api.keys}
-        app.route_list = [(row.method, row.path) for row in self._table.rows]
+        app.route_list = [(row.method, row.path) for row in self._table.rows if row.described]
         self.in_flight = 0
         self.idle = asyncio.Event()
         """Set while no request is under way."""
