@@ -53,7 +53,7 @@ format: setup ## put the code into shape
 control-plane: setup
 	@$(BIN)/python tests/cluster prepare
 
-HERE := "not vllm and not docker and not e2e and not slurm and not exhaustive"
+HERE := "not vllm and not docker and not e2e and not slurm and not exhaustive and not fuzz"
 
 .PHONY: test
 test: control-plane ## every test that this machine can run, and what it could not
@@ -68,6 +68,12 @@ test-repeat: $(if $(TESTS),setup,control-plane) ## make test N times (10), or TE
 .PHONY: test-exhaustive
 test-exhaustive: control-plane ## what make test tries a few cases of, in every single one (a quarter of an hour)
 	$(OFFLINE) $(BIN)/pytest -n 4 --dist worksteal -m exhaustive
+
+# In all, divided among its parts. A failure names the FUZZ_SEED that repeats its case: make fuzz FUZZ_SEED=1
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz: setup ## random requests, paths and messages against other readers of them, for FUZZ_SECONDS=60
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(if $(FUZZ_SEED),FUZZ_SEED=$(FUZZ_SEED)) $(BIN)/pytest tests/fuzz -m fuzz --timeout 3600 -rP -q
 
 # In an environment of its own: an editable install, as in .venv, runs the sources.
 COMPILED := .venv-compiled

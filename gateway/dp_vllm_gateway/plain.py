@@ -33,7 +33,7 @@ _ONCE: Final = frozenset({b"content-length", b"content-type", b"host", b"user-ag
 
 _NEVER: Final = frozenset(
     {
-        *(b"expect", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"sec-websocket-key1"),
+        *(b"expect", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"sec-websocket-key1"),
         *(
             b"content-location",
             b"content-range",

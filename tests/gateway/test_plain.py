@@ -53,6 +53,7 @@ NOT_PLAIN = {
     "no host": b"GET / HTTP/1.1\r\n\r\n",
     "two kinds of content": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: a\r\ncontent-type: a\r\n\r\n",
     "two user agents": b"GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: a\r\nUser-Agent: b\r\n\r\n",
+    "another connection header": b"GET / HTTP/1.1\r\nHost: a\r\nProxy-Connection: close\r\n\r\n",
     "two hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
     "a length with a sign": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\nx",
     "a length of other digits": "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: \u0661\r\n\r\nx".encode(),
