@@ -34,6 +34,8 @@ from dp_vllm_gateway.queue import priority_of
 from dp_vllm_gateway.recording import Recording
 from dp_vllm_gateway.relay import Relay
 from dp_vllm_gateway.replies import Refusal
+from dp_vllm_gateway.routing.fair import rank_of
+from dp_vllm_gateway.routing.load import BYTES_PER_TOKEN
 from dp_vllm_gateway.routing.router import Router
 from dp_vllm_gateway.workers import team
 from dp_vllm_gateway.workers.datagrams import Datagrams
@@ -218,7 +220,8 @@ class Gateway:
             wanted = priority_of(incoming.read.get(b"x-dp-vllm-priority"))
             priority = facts.priority if wanted is None else wanted
             lines = self._request_lines(incoming, id_line)
-            out = Outgoing(call.method, target, route, lines, body, facts, priority, answer_lines)
+            rank = rank_of(priority, outranks=self._may_outrank(call.key)) if priority else 0
+            out = Outgoing(call.method, target, route, lines, body, facts, priority, rank, answer_lines)
             if route.reach in _BY_ALL:
                 await self._ask_all(out, relay, call)
             else:
@@ -259,12 +262,19 @@ class Gateway:
         relay.proceed()
 
     def _facts(self, incoming: Incoming, route: Route, target: str, body: bytes) -> Facts:
-        if not route.json_body or not body or b"content-encoding" in incoming.read:
-            return Facts(model=paths.query_value(target, "model") if self._pool.several_models else None)
-        try:
-            return facts_of(body, self._config.policy, incoming.read.get(b"x-session-id"))
-        except BadJson as error:
-            raise Refusal(400, f"the body is not JSON: {error}", code="bad_json") from error
+        if route.json_body and body:
+            try:  # whatever its encoding is called: engines do not look at that
+                return facts_of(body, self._config.policy, incoming.read.get(b"x-session-id"))
+            except BadJson as error:
+                if incoming.read.get(b"content-encoding", b"identity").lower() == b"identity":
+                    raise Refusal(400, f"the body is not JSON: {error}", code="bad_json") from error
+        model = paths.query_value(target, "model") if self._pool.several_models else None
+        form = incoming.read.get(b"content-type", b"")[:10].lower() == b"multipart/"
+        return Facts(model=model, tokens=0 if form else len(body) // BYTES_PER_TOKEN)
+
+    def _may_outrank(self, key: str) -> bool:
+        """Whether a priority of this key counts against other keys; without keys each does."""
+        return not self._keys.required
 
     def _request_lines(self, incoming: Incoming, id_line: bytes) -> bytes:
         """What an engine is sent: the client's headers, the id, and a key only if engines judge keys."""

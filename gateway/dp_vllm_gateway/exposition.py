@@ -58,6 +58,8 @@ class Exposition:
         yield from _replicas(members, now)
         yield GaugeMetricFamily("dp_vllm_body_bytes", "Bytes of request bodies held", self._bodies.held_bytes)
         yield GaugeMetricFamily("dp_vllm_queue_requests", "That wait for a replica with room", self._queue.requests)
+        text = "Requests that left a full queue for one of an API key of which fewer waited"
+        yield CounterMetricFamily("dp_vllm_queue_evictions", text, self._queue.evictions)
         text = "Seconds that requests waited for a replica with room, of those that had to"
         queued = HistogramMetricFamily("dp_vllm_queue_seconds", text)
         queued.add_metric((), _buckets(self._metrics.queued), self._metrics.queued.total)

@@ -18,7 +18,9 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     body: bytes
     facts: Facts
     priority: int
-    """Lower goes first, if it has to wait."""
+    """Lower goes first of one key's requests, if it has to wait."""
+    rank: int
+    """Lower goes first of all keys' requests."""
     answer_lines: bytes
     """Header lines that the client is sent besides the engine's."""
 

@@ -48,6 +48,7 @@ class Proxy:
         self.queue = Queue(
             config.limits,
             to_go=self._to_go,
+            anyway=self._anyway,
             lease=self._lease,
             next_room_at=pool.next_read,
             retry_after_seconds=self._retry_after_seconds,
@@ -104,11 +105,15 @@ class Proxy:
         if not candidates:
             raise refusals.none_fits(self._pool, facts)
         began, waiting = self._loop.time(), self._loop.create_future()
-        entry = held.entry(facts, candidates, began, waiting, priority=out.priority, key=call.key)
+        entry = held.entry(
+            *(facts, candidates, began, waiting),
+            priority=out.priority,
+            rank=out.rank,
+            key=call.key,
+            body_bytes=len(out.body),
+        )
         try:
-            return await self.queue.wait(
-                self._line_of(out), entry, anyway=lambda: self._route(self._pool.candidates(facts), facts)
-            )
+            return await self.queue.wait(self._line_of(out), entry)
         finally:
             call.queued_seconds = self._loop.time() - began
 
@@ -122,6 +127,10 @@ class Proxy:
             return []
         found = held.to_go(line, crowd, self._route_prospect, self._pool.ahead_seconds)
         return [(entry, self._watched(choice)) for entry, choice in found]
+
+    def _anyway(self, facts: Facts) -> Choice[Member] | None:
+        """Where a request may go that should not wait any longer, however much is to be read there; None: nowhere."""
+        return self._route(self._pool.candidates(facts), facts)
 
     def _route_prospect(self, crowd: Sequence[Prospect[Member]], facts: Facts) -> Choice[Prospect[Member]] | None:
         if self._pool.several_models:

@@ -15,7 +15,7 @@ from dp_vllm_gateway.lease import Lease
 from dp_vllm_gateway.member import Member
 from dp_vllm_gateway.replies import Refusal, unavailable
 from dp_vllm_gateway.routing.choice import Choice
-from dp_vllm_gateway.routing.fair import Entry, Line
+from dp_vllm_gateway.routing.fair import Entry, KeyCounts, Line
 
 
 class Turn(NamedTuple):
@@ -53,18 +53,21 @@ class Queue:
         limits: Limits,
         *,
         to_go: Callable[[Line[Called]], Sequence[tuple[Held, Choice[Member]]]],
+        anyway: Callable[[Facts], Choice[Member] | None],
         lease: Callable[[Choice[Member], Facts], Lease],
         next_room_at: Callable[[], float | None],
         retry_after_seconds: Callable[[int], int],
     ) -> None:
         """`to_go` says who of a line may go now, and where to; it raises Refusal if nobody of them ever will.
 
+        `anyway` says to which replica a request may go that should not wait any longer; None: no replica may have more.
         `lease` makes the place there that one who is called has at once, so that nobody else is taken to have it.
         `next_room_at` says when there will be room of which nobody will tell, in the event loop's time.
         """
         self._most = limits.max_queued_requests
         self._seconds = limits.queue_seconds
         self._to_go = to_go
+        self._anyway = anyway
         self._lease = lease
         self._next_room_at = next_room_at
         self._retry_after_seconds = retry_after_seconds
@@ -73,6 +76,9 @@ class Queue:
         self._timer: asyncio.TimerHandle | None = None
         self._looks = False
         """A look at who may go is due."""
+        self._keys = KeyCounts()
+        self.evictions = 0
+        """How often a request had to make room for one of a key of which fewer waited."""
         self.requests = 0
         self.tokens = 0
         """Of their prompts."""
@@ -81,28 +87,30 @@ class Queue:
         """Whether requests for this model wait; then a new one does not overtake them."""
         return bool(self._lines.get(model))
 
-    async def wait(self, model: str | None, entry: Held, *, anyway: Callable[[], Choice[Member] | None]) -> Turn:
+    async def wait(self, model: str | None, entry: Held) -> Turn:
         """Wait for this request's turn, and say where it may go.
 
-        If too many wait already, or after `queue_seconds`, it goes `anyway` to a replica that would take it. Raises
-        Refusal (429) if there is none.
+        After `queue_seconds` it goes to any replica that may have more. Raises Refusal (429) if there is none, and if
+        too many wait and this request is not one of those that may (`_overflow`).
         """
-        if self.requests >= self._most:
-            message = f"all replicas are busy and {self.requests} requests wait already"
-            return self._anyway(anyway(), entry, message, TOO_MANY)
         line = self._lines.setdefault(model, Line())
         loop = asyncio.get_running_loop()
         limit = loop.call_later(self._seconds, self._time_is_up, line, entry)
         try:
             while True:
                 self._join(line, entry)
+                if self.requests > self._most:
+                    self._overflow(line, entry)
                 turn = await entry.waiting
                 if turn.choice.picked.available:
                     return turn
                 turn.lease.end()  # its replica has left this moment
                 entry.waiting = loop.create_future()
         except TimeoutError:
-            return self._anyway(anyway(), entry, f"all replicas were busy for {self._seconds:g} s", TOO_LONG)
+            choice = self._anyway(entry.facts)
+            if choice is None:
+                raise self._refusal(f"all replicas were busy for {self._seconds:g} s", TOO_LONG) from None
+            return Turn(choice, self._lease(choice, entry.facts))
         except asyncio.CancelledError:
             self._leave(line, entry)
             waiting = entry.waiting
@@ -112,8 +120,33 @@ class Queue:
         finally:
             limit.cancel()
 
+    def _overflow(self, line: Line[Called], new: Held) -> None:
+        """One more waits than may. The next one in line goes to any replica that may have more.
+
+        If there is none, the key with the most waiting loses the one whose turn would come last, and if that is the
+        key of the `new` one, it is refused.
+        """
+        first = next(line.in_order())
+        choice = self._anyway(first.facts)
+        if choice is not None:
+            self._go(line, first, choice)
+            return
+        key = self._keys.crowding(new.key)
+        message = f"all replicas are busy and {self._most} requests wait already"
+        if key is None:
+            self._leave(line, new)
+            new.waiting.set_exception(self._refusal(message, TOO_MANY))
+            return
+        crowded = max(self._lines.values(), key=lambda each: each.waiting_of(key))
+        evicted = crowded.last_of(key)
+        self._leave(crowded, evicted)
+        self.evictions += 1
+        if not evicted.waiting.done():
+            evicted.waiting.set_exception(self._refusal(f"{message}, most of them of this API key", TOO_MANY))
+
     def _join(self, line: Line[Called], entry: Held) -> None:
         line.join(entry)
+        self._keys.add(entry.key)
         self.requests += 1
         self.tokens += entry.facts.tokens
         self.room()
@@ -123,6 +156,7 @@ class Queue:
             self._uncount(entry)
 
     def _uncount(self, entry: Held) -> None:
+        self._keys.remove(entry.key)
         self.requests -= 1
         self.tokens -= entry.facts.tokens
 
@@ -131,11 +165,9 @@ class Queue:
         if not entry.waiting.done():
             entry.waiting.set_exception(TimeoutError())
 
-    def _anyway(self, choice: Choice[Member] | None, entry: Held, message: str, code: str) -> Turn:
-        if choice is None:
-            seconds = self._retry_after_seconds(self.tokens)
-            raise unavailable(429, message, retry_after_seconds=seconds, code=code)
-        return Turn(choice, self._lease(choice, entry.facts))
+    def _refusal(self, message: str, code: str) -> Refusal:
+        seconds = self._retry_after_seconds(self.tokens)
+        return unavailable(429, message, retry_after_seconds=seconds, code=code)
 
     def stop(self, why: Exception) -> None:
         """Let nobody wait any longer: raise this for each."""
@@ -166,12 +198,15 @@ class Queue:
             self._end(line, refusal)
             return
         for entry, choice in going:
-            line.take(entry)
-            self._uncount(entry)
-            if not entry.waiting.done():  # else its client has left this moment
-                lease = self._lease(choice, entry.facts)
-                lease.begin()
-                entry.waiting.set_result(Turn(choice, lease))
+            self._go(line, entry, choice)
+
+    def _go(self, line: Line[Called], entry: Held, choice: Choice[Member]) -> None:
+        line.take(entry)
+        self._uncount(entry)
+        if not entry.waiting.done():  # else its client has left this moment
+            lease = self._lease(choice, entry.facts)
+            lease.begin()
+            entry.waiting.set_result(Turn(choice, lease))
 
     def _end(self, line: Line[Called], why: Exception) -> None:
         for entry in list(line.in_order()):

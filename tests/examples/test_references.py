@@ -86,6 +86,7 @@ def _queue() -> Queue:
     return Queue(
         Limits(),
         to_go=lambda line: [],
+        anyway=lambda facts: None,
         lease=lambda choice, facts: pool.lease(choice.picked, facts),
         next_room_at=lambda: None,
         retry_after_seconds=lambda tokens: 1,

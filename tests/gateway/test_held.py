@@ -43,14 +43,23 @@ class Scene:
     lines: list[wire.Line] = field(default_factory=list)
 
     def ask(
-        self, name: str, tokens: int = TOKENS, *, stream: bool = True, key: str = "", priority: int = 0
+        self,
+        name: str,
+        tokens: int = TOKENS,
+        *,
+        stream: bool = True,
+        key: str = "",
+        priority: int = 0,
+        path: str = "/v1/completions",
+        encoding: str = "identity",
     ) -> wire.Line:
         """Send a request, and wait until the gateway has it. Prompts of different names share nothing."""
         before = self.known()
         self.lines.append(line := wire.Line(self.program.url))
         body = {"prompt": name + " word" * (tokens * 4 // 5), "stream": stream, "priority": priority}
         headers = {"content-type": "application/json", "authorization": f"Bearer {key}", "x-request-id": name}
-        line.send(wire.request("POST", "/v1/completions", json.dumps(body).encode(), headers))
+        headers["content-encoding"] = encoding
+        line.send(wire.request("POST", path, json.dumps(body).encode(), headers))
         programs.wait_until(lambda: self.known() == before + 1, f"{name} is known")
         return line
 
@@ -173,3 +182,12 @@ def test_one_key_s_many_do_not_keep_another_s_few_waiting(tmp_path: Path) -> Non
             one.reads.read.release()
         programs.wait_until(lambda: "few" in one.sent()[:4], "though it is longer, its key's turn comes second")
         programs.wait_until(lambda: "few" in names(engine), "it arrives")
+
+
+def test_a_prompt_waits_whatever_its_encoding_is_called_and_whatever_its_path(tmp_path: Path) -> None:
+    with scene(tmp_path, 1) as (one, _):
+        one.ask("reading")
+        one.ask("identity", 20_000)
+        one.ask("gzip", 20_000, encoding="gzip")
+        one.ask("unknown", 20_000, path="/v1/of/a/plugin")
+        assert one.state() == (1, 3)

@@ -133,11 +133,33 @@ def test_keys_have_fair_shares(tmp_path: Path) -> None:
     keys.write_text("many-key\nfew-key\n")
     with scene(tmp_path, "--api-key-file", str(keys)) as one:
         for number in range(4):
-            one.ask(f"many {number}", authorization="Bearer many-key")
+            one.ask(f"many {number}", authorization="Bearer many-key", x_dp_vllm_priority=str(-number))
+        one.ask("batch", authorization="Bearer many-key", x_dp_vllm_priority="10")
         one.ask("few", authorization="Bearer few-key")
-        one.answer(5)
-        programs.wait_until(lambda: len(one.engine.asked) == 5, "all were sent")
-        assert one.prompts().index("few") <= 2, one.prompts()
+        one.answer(6)
+        programs.wait_until(lambda: len(one.engine.asked) == 6, "all were sent")
+        prompts = one.prompts()
+        assert prompts.index("few") <= 2, "a priority below 0 counts only within the key's share"
+        prompts.remove("few")
+        assert prompts == ["many 0", "many 3", "many 2", "many 1", "batch"]
+
+
+def test_a_full_queue_refuses_the_key_that_fills_it(tmp_path: Path) -> None:
+    keys = ("--api-key", "many-key", "--api-key", "few-key")
+    with scene(tmp_path, "--max-queued-requests", "2", *keys) as one:
+        many = [one.ask(f"many {number}", authorization="Bearer many-key") for number in range(3)]
+        few = wire.Line(one.program.url)
+        one.lines.append(few)
+        headers = {"content-type": "application/json", "authorization": "Bearer few-key"}
+        few.send(wire.request("POST", "/v1/completions", b'{"prompt": "few"}', headers))
+        refused = many[2].answer("POST")
+        assert (refused.status, refused.error["code"]) == (429, "queue_full")
+        assert "most of them of this API key" in refused.error["message"]
+        assert 1 <= int(refused.headers["retry-after"]) <= 120
+        assert one.state() == {"in_flight": 1, "queued": 2}
+        one.answer(3)
+        assert [line.answer("POST").status for line in (*many[:2], few)] == [200] * 3
+        assert "dp_vllm_queue_evictions_total 1.0" in wire.ask(one.admin, "GET", "/metrics").body.decode()
 
 
 def test_too_many_are_told_when_to_come_again(tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
-"""Whose request is next when many wait: by priority, then by fair shares of the keys, then by when it is due. Pure.
+"""Whose request is next when many wait: by rank, then by fair shares of the keys, then by priority and due time. Pure.
 
-Within a priority: start-time fair queuing (Goyal, Vin, Cheng 1996). A key's next request begins, in virtual time, where
+Within a rank: start-time fair queuing (Goyal, Vin, Cheng 1996). A key's next request begins, in virtual time, where
 its last one ended, and the one that begins first is next; so keys that wait get the same number of prompt tokens each,
 however many requests each of them sends.
 
-Of one key's requests the one is next that is due first: that would have been read first, had each had an engine for
-itself from when it came. So a short prompt goes before a long one, but only before one that came lately: one
-that takes ten seconds to read is overtaken for ten seconds and no longer. It is earliest deadline first (Liu, Layland
-1973), where a prompt's deadline is as far off as it is long.
+Of one key's requests of a rank the one is next that has the lowest priority, and of those the one that is due first:
+that would have been read first, had each had an engine for itself from when it came. So a short prompt goes before a
+long one, but only before one that came lately: one that takes ten seconds to read is overtaken for ten seconds and no
+longer. It is earliest deadline first (Liu, Layland 1973), where a prompt's deadline is as far off as it is long.
 """
 
 import heapq
@@ -30,19 +30,29 @@ class Entry(msgspec.Struct, Generic[Waiting], eq=False):
     unread: int
     """Tokens of its prompt that no engine had in its cache when it came."""
     priority: int
-    """Lower goes first, as in vLLM."""
+    """Orders requests of one key and rank. Lower goes first, as in vLLM."""
     key: str
     due: float
     """When its prompt would have been read if it had not had to wait: a time in seconds."""
     waiting: Waiting
+    rank: int = 0
+    """Orders requests of all keys. Lower goes first."""
+    charge: int = 1
+    """Tokens that its key pays."""
     arrival: int = 0
+
+
+def rank_of(priority: int, *, outranks: bool) -> int:
+    """The rank of a request with this priority. Only one that may outrank others goes before them."""
+    return priority if outranks else max(0, priority)
 
 
 class Line(Generic[Waiting]):
     """Those who wait, in order."""
 
     def __init__(self) -> None:
-        self._flows: dict[tuple[int, str], list[Entry[Waiting]]] = {}
+        self._flows: dict[str, dict[int, list[Entry[Waiting]]]] = {}
+        """By key and rank, each in order."""
         self._starts: dict[str, float] = {}
         """When each key's next request begins, in virtual time: in tokens."""
         self._virtual = 0.0
@@ -59,51 +69,55 @@ class Line(Generic[Waiting]):
     def join(self, entry: Entry[Waiting]) -> None:
         """Wait."""
         entry.arrival = next(self._arrivals)
-        if not any(key == entry.key for _, key in self._flows):
+        flows = self._flows.get(entry.key)
+        if flows is None:
+            flows = self._flows[entry.key] = {}
             self._starts[entry.key] = max(self._virtual, self._starts.get(entry.key, 0.0))
-        insort(self._flows.setdefault((entry.priority, entry.key), []), entry, key=_order)
+        insort(flows.setdefault(entry.rank, []), entry, key=_order)
         self._count += 1
         self.unread += entry.unread
         self.cached += not entry.unread
 
     def in_order(self) -> Iterator[Entry[Waiting]]:
         """All, the one who is next first. Nobody may join or leave meanwhile."""
-        if len(self._flows) == 1:  # as where there are no keys: nothing is to be merged
-            yield from next(iter(self._flows.values()))
-            return
+        ranks: dict[int, list[tuple[str, list[Entry[Waiting]]]]] = {}
+        for key, flows in self._flows.items():
+            for rank, entries in flows.items():
+                if len(entries) == self._count:  # as where there are no keys: nothing is to be merged
+                    yield from entries
+                    return
+                ranks.setdefault(rank, []).append((key, entries))
         starts = dict(self._starts)
-        for priority in sorted({priority for priority, _ in self._flows}):
-            flows = [
-                (starts[key], entries[0].arrival, 0, key, entries)
-                for (lower, key), entries in self._flows.items()
-                if lower == priority
-            ]
-            heapq.heapify(flows)
-            while flows:
-                _, _, place, key, entries = flows[0]
+        for rank in sorted(ranks):
+            heap = [(starts[key], entries[0].arrival, 0, key, entries) for key, entries in ranks[rank]]
+            heapq.heapify(heap)
+            while heap:
+                _, _, place, key, entries = heap[0]
                 yield entries[place]
-                starts[key] += _charge(entries[place])
+                starts[key] += entries[place].charge
                 if place + 1 < len(entries):
-                    heapq.heapreplace(flows, (starts[key], entries[place + 1].arrival, place + 1, key, entries))
+                    heapq.heapreplace(heap, (starts[key], entries[place + 1].arrival, place + 1, key, entries))
                 else:
-                    heapq.heappop(flows)
+                    heapq.heappop(heap)
 
     def take(self, entry: Entry[Waiting]) -> None:
         """Its turn has come."""
         start = self._starts[entry.key]
         self._virtual = max(self._virtual, start)
-        self._starts[entry.key] = start + _charge(entry)
+        self._starts[entry.key] = start + entry.charge
         self.leave(entry)
 
     def leave(self, entry: Entry[Waiting]) -> bool:
         """Stop waiting; False if it did not wait."""
-        flow = (entry.priority, entry.key)
-        entries = self._flows.get(flow, [])
+        flows = self._flows.get(entry.key, {})
+        entries = flows.get(entry.rank, [])
         if entry not in entries:
             return False
         entries.remove(entry)
         if not entries:
-            del self._flows[flow]
+            del flows[entry.rank]
+        if not flows:
+            del self._flows[entry.key]
         self._count -= 1
         self.unread -= entry.unread
         self.cached -= not entry.unread
@@ -111,10 +125,55 @@ class Line(Generic[Waiting]):
             self._starts.clear()  # nobody waits for anybody: all begin anew
         return True
 
+    def waiting_of(self, key: str) -> int:
+        """How many requests of a key wait."""
+        return sum(map(len, self._flows.get(key, {}).values()))
 
-def _order(entry: Entry[Waiting]) -> tuple[float, int]:
-    return entry.due, entry.arrival
+    def last_of(self, key: str) -> Entry[Waiting]:
+        """The request of a key that waits whose turn would come last."""
+        flows = self._flows[key]
+        return flows[max(flows)][-1]
 
 
-def _charge(entry: Entry[Waiting]) -> int:
-    return max(1, entry.facts.tokens)
+class KeyCounts:
+    """How many requests of each key wait, over all lines; each operation takes the same time however many wait."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._keys: dict[int, dict[str, None]] = {}
+        """The keys of which so many wait."""
+        self._most = 0
+
+    def add(self, key: str) -> None:
+        """One more of this key waits."""
+        self._move(key, self._counts.get(key, 0), 1)
+
+    def remove(self, key: str) -> None:
+        """One fewer of this key waits."""
+        self._move(key, self._counts[key], -1)
+
+    def crowding(self, key: str) -> str | None:
+        """The key with the most requests, if one of these should make room for one of `key`, which is counted already.
+
+        None if `key` itself has as many as any other.
+        """
+        return next(iter(self._keys[self._most])) if self._most > self._counts[key] else None
+
+    def _move(self, key: str, old: int, step: int) -> None:
+        new = old + step
+        if old:
+            keys = self._keys[old]
+            del keys[key]
+            if not keys:
+                del self._keys[old]
+        if new:
+            self._counts[key] = new
+            self._keys.setdefault(new, {})[key] = None
+        else:
+            del self._counts[key]
+        if new > self._most or (old == self._most and old not in self._keys):
+            self._most = new
+
+
+def _order(entry: Entry[Waiting]) -> tuple[int, float, int]:
+    return entry.priority, entry.due, entry.arrival

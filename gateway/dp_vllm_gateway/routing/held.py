@@ -14,7 +14,7 @@ import msgspec
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.routing.choice import Choice
 from dp_vllm_gateway.routing.fair import Entry, Line, Waiting
-from dp_vllm_gateway.routing.load import Load
+from dp_vllm_gateway.routing.load import BYTES_PER_TOKEN, Load
 from dp_vllm_gateway.routing.remembered import Remembered
 
 MOST_LOOKED_AT: Final = 64
@@ -96,13 +96,22 @@ def to_go(
 
 
 def entry(
-    facts: Facts, candidates: Sequence[Load], now: float, waiting: Waiting, *, priority: int = 0, key: str = ""
+    facts: Facts,
+    candidates: Sequence[Load],
+    now: float,
+    waiting: Waiting,
+    *,
+    priority: int = 0,
+    rank: int = 0,
+    key: str = "",
+    body_bytes: int = 0,
 ) -> Entry[Waiting]:
-    """One who begins to wait for one of these. `now` in seconds."""
+    """One who begins to wait for one of these. `now` in seconds. A prompt that was not read is charged by its body."""
     depth = max(it.remembered.depth(facts.blocks) for it in candidates)
     unread = facts.tokens - int(depth * facts.block_tokens)
     due = now + unread / max(it.tokens_per_second for it in candidates)
-    return Entry(facts, unread, priority, key, due, waiting)
+    charge = max(1, facts.tokens or body_bytes // BYTES_PER_TOKEN)
+    return Entry(facts, unread, priority, key, due, waiting, rank, charge)
 
 
 def _of(choice: Choice[Prospect[Candidate]]) -> Choice[Candidate]:

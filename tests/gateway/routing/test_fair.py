@@ -7,15 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dp_vllm_gateway.facts import Facts
-from dp_vllm_gateway.routing.fair import Entry, Line
+from dp_vllm_gateway.routing.fair import Entry, KeyCounts, Line, rank_of
 
 REQUESTS = st.lists(
     st.tuples(st.integers(-2, 2), st.sampled_from("abc"), st.integers(0, 5_000), st.floats(0, 100)), max_size=40
 )
 
 
-def entry(number: int, priority: int, key: str, tokens: int, due: float = 0.0) -> Entry[int]:
-    return Entry(Facts(tokens=tokens), tokens, priority, key, due, number)
+def entry(
+    number: int, rank: int, key: str, tokens: int, due: float = 0.0, *, priority: int = 0, charge: int = 0
+) -> Entry[int]:
+    return Entry(Facts(tokens=tokens), tokens, priority, key, due, number, rank, charge or max(1, tokens))
 
 
 def joined(line: Line[int], requests: Iterable[tuple[int, str, int] | tuple[int, str, int, float]]) -> list[Entry[int]]:
@@ -36,7 +38,7 @@ def taken(line: Line[int], most: int = 1000) -> list[int]:
 
 
 @given(REQUESTS)
-def test_everybody_s_turn_comes_once_the_lower_priority_first(requests: list[tuple[int, str, int, float]]) -> None:
+def test_everybody_s_turn_comes_once_the_lower_rank_first(requests: list[tuple[int, str, int, float]]) -> None:
     line: Line[int] = Line()
     joined(line, requests)
     assert line.unread == sum(tokens for _, _, tokens, _ in requests)
@@ -61,7 +63,7 @@ def test_of_one_key_the_first_due_is_the_first_and_of_those_the_first_to_come(
     line: Line[int] = Line()
     joined(line, requests)
     order = taken(line)
-    for who in {(priority, key) for priority, key, *_ in requests}:
+    for who in {(rank, key) for rank, key, *_ in requests}:
         own = [number for number in order if requests[number][:2] == who]
         assert own == sorted(own, key=lambda number: (requests[number][3], number))
 
@@ -99,3 +101,68 @@ def test_who_leaves_is_not_called_and_pays_nothing() -> None:
     line.leave(entries[1])
     line.leave(entries[1])
     assert taken(line) == [0, 3, 2, 4]
+
+
+@given(st.lists(st.tuples(st.integers(-9, 9), st.sampled_from("ab")), max_size=40))
+def test_priorities_below_zero_order_one_key_s_requests_and_take_nothing_from_another_key(
+    requests: list[tuple[int, str]],
+) -> None:
+    """Each key has had as many turns at any time as if all priorities below 0 were 0, but for one where keys tie."""
+    orders = []
+    for lowest in (-9, 0):
+        line: Line[int] = Line()
+        for number, (priority, key) in enumerate(requests):
+            priority = max(lowest, priority)
+            line.join(entry(number, rank_of(priority, outranks=False), key, 100, priority=priority))
+        orders.append(taken(line))
+    for end in range(len(requests)):
+        turns = [sum(requests[number][1] == "a" for number in order[:end]) for order in orders]
+        assert abs(turns[0] - turns[1]) <= 1
+    for key in "ab":
+        own = [number for number in orders[0] if requests[number][1] == key]
+        assert own == sorted(own, key=lambda number: (requests[number][0], number))
+
+
+def test_a_priority_that_outranks_goes_before_all_keys_and_one_above_zero_after_all() -> None:
+    line: Line[int] = Line()
+    for number, (priority, key, outranks) in enumerate([(0, "a", False), (5, "a", False), (-5, "b", True)]):
+        line.join(entry(number, rank_of(priority, outranks=outranks), key, 1, priority=priority))
+    assert taken(line) == [2, 0, 1]
+
+
+def test_a_prompt_that_was_not_read_is_paid_for_by_its_charge() -> None:
+    line: Line[int] = Line()
+    for number in range(20):
+        line.join(entry(number, 0, "unread", 0, charge=1_000))
+        line.join(entry(100 + number, 0, "read", 1_000))
+    assert sum(number < 100 for number in taken(line)[:10]) == 5
+
+
+@given(REQUESTS)
+def test_the_last_one_of_a_key_is_the_one_whose_turn_comes_last(
+    requests: list[tuple[int, str, int, float]],
+) -> None:
+    line: Line[int] = Line()
+    joined(line, requests)
+    for key in {key for _, key, *_ in requests}:
+        own = [each for each in line.in_order() if each.key == key]
+        assert line.last_of(key) is own[-1] and line.waiting_of(key) == len(own)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans())))
+def test_the_crowding_key_is_one_of_those_with_the_most_and_has_more_than_who_comes(
+    steps: list[tuple[str, bool]],
+) -> None:
+    counts, expected = KeyCounts(), Counter[str]()
+    for key, comes in steps:
+        if comes:
+            counts.add(key)
+            expected[key] += 1
+        elif expected[key]:
+            counts.remove(key)
+            expected[key] -= 1
+        most = max(expected.values(), default=0)
+        for own in +expected:
+            crowding = counts.crowding(own)
+            assert (crowding is None) == (expected[own] == most)
+            assert crowding is None or expected[crowding] == most
