@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import click
 
-from dp_vllm import log_format, names
+from dp_vllm import api_keys, log_format, names
 from dp_vllm.errors import BadSettings, DpVllmError, UserError
 from dp_vllm.number import Number
 from dp_vllm.policy import DEFAULT_POLICY, PREFIX_WEIGHT, Policy
@@ -50,6 +50,20 @@ def _json_list(context: click.Context, parameter: click.Parameter, value: str | 
     return tuple(listed)
 
 
+def _key(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """The key as it was given; a message about it never quotes it."""
+    try:
+        return value if value is None else api_keys.checked(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _key_list(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    for each in value:
+        _key(context, parameter, each)
+    return value
+
+
 def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
     """An option for each of `Limits`: `first_byte_seconds` is `--first-byte-seconds`."""
     for limit in reversed(dataclasses.fields(Limits)):
@@ -75,9 +89,29 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--port", type=click.IntRange(1, 65535), default=names.DEFAULT_PORT, show_default=True)
 @click.option("--uds", type=click.Path(path_type=Path), help="Listen on a unix socket instead.")
 @click.option("--listen-fd", "listen_fds", type=int, multiple=True, help="Listen on an inherited socket instead.")
-@click.option("--api-key", "api_keys", multiple=True, metavar="KEY", help="A key that clients must send; repeatable.")
-@click.option("--api-key-file", type=click.Path(path_type=Path), help="Keys, one a line, read again when it changes.")
-@click.option("--replica-api-key", metavar="KEY", help="The key that the engines want.")
+@click.option(
+    "--api-key",
+    "api_keys",
+    multiple=True,
+    metavar="KEY",
+    callback=_key_list,
+    help=f"A key that clients must send; repeatable.  [default: ${names.API_KEY_VARIABLE}, $VLLM_API_KEY]",
+)
+@click.option(
+    "--admin-api-key",
+    "admin_api_keys",
+    multiple=True,
+    metavar="KEY",
+    callback=_key_list,
+    help="A key that alone may change the deployment (/sleep, LoRA adapters, ...); without one every key may.  "
+    f"[default: ${names.ADMIN_API_KEY_VARIABLE}]",
+)
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path),
+    help="Keys, read again when it changes: a line is KEY, `NAME: KEY` or `NAME (admin): KEY`.",
+)
+@click.option("--replica-api-key", metavar="KEY", callback=_key, help="The key that the engines want.")
 @click.option(
     "--replica-api-key-file", type=click.Path(path_type=Path), help="A file with that key: other users see a flag."
 )
@@ -157,7 +191,8 @@ def _config(given: dict[str, Any]) -> GatewayConfig:
         port=given["port"],
         uds=given["uds"],
         listen_fds=given["listen_fds"],
-        api_keys=given["api_keys"] or _keys_from_environment(),
+        api_keys=given["api_keys"] or (() if given["api_key_file"] else api_keys.of_environment(os.environ)),
+        admin_api_keys=given["admin_api_keys"] or api_keys.of_variable(os.environ, names.ADMIN_API_KEY_VARIABLE),
         api_key_file=given["api_key_file"],
         replica_api_key=replica_key(given["replica_api_key"], given["replica_api_key_file"]),
         policy=Policy(given["policy"]),
@@ -211,11 +246,6 @@ def _kubernetes(model: str | None, namespace: str | None, peers: PeerDoor | None
             raise
         raise UserError("--kubernetes-model needs the Kubernetes client: pip install 'dp-vllm[kubernetes]'") from error
     return KubernetesModel(name=model, namespace=namespace, peers=peers)
-
-
-def _keys_from_environment() -> tuple[str, ...]:
-    found = os.environ.get(names.API_KEY_VARIABLE) or os.environ.get("VLLM_API_KEY") or ""
-    return tuple(found.split())
 
 
 def _tls(given: dict[str, Any]) -> Tls | None:

@@ -42,10 +42,13 @@ from dp_vllm_gateway.workers.datagrams import Datagrams
 from dp_vllm_gateway.workers.place import Place
 from dp_vllm_gateway.workers.wires import Wires
 
-OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
-"""Answered without a key: they tell nothing of anybody."""
+HEALTH_PATHS = frozenset({"/health", "/ping"})
+"""Whether a replica is available; the second as SageMaker's health check calls it."""
 
 DOCS_PATHS = frozenset({"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
+
+OPEN_PATHS = HEALTH_PATHS | DOCS_PATHS | {"/ready", "/version"}
+"""Answered without a key: they say nothing of any client or of how the engines are set up."""
 
 LOOK_SECONDS: Final = 0.01
 """How often it is looked whether anybody waits for room still, at the end."""
@@ -151,14 +154,14 @@ class Gateway:
         if call.method == "OPTIONS":
             self._own(call, incoming, relay, cors.preflight(self._config.cors, incoming.read))
             return
-        if path == "/health":
+        if path in HEALTH_PATHS:
             self._own(call, incoming, relay, self.own.health())
             return
         if path == "/ready":
             self._own(call, incoming, relay, self.own.ready())
             return
         offer = websockets.offered(asked.upgrade)
-        self._guard(path, incoming.bearer() or (offer.key if offer else None), call)
+        self._guard(path, route, incoming.bearer() or (offer.key if offer else None), call)
         if path == "/metrics" and call.method in ("GET", "HEAD"):
             self._own(call, incoming, relay, await self.own.metrics())
             return
@@ -173,20 +176,23 @@ class Gateway:
 
     # what is judged before the body
 
-    def _guard(self, path: str, key: bytes | None, call: Call) -> None:
+    def _guard(self, path: str, route: Route, key: bytes | None, call: Call) -> None:
         if not self._keys.required or path in OPEN_PATHS:
             return
         if self._keys.problem:
             raise Refusal(401, "the endpoint has no usable API key", headers={"WWW-Authenticate": "Bearer"})
-        name = self._keys.name_of(key)
-        if name is None:
+        holder = self._keys.holder_of(key)
+        if holder is None:
             raise Refusal(
                 401,
                 "Incorrect or missing API key. Send it as `Authorization: Bearer KEY`.",
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        call.key = name
+        call.key = holder.name
+        if route.admin and self._keys.restricted and not holder.admin:
+            message = f"{path} concerns the whole deployment and needs an administrator's API key"
+            raise Refusal(403, message, code="admin_key_required")
 
     def _take_last(self, relay: Relay, offer: websockets.Offered | None) -> None:
         """The gateway ends: refuse the request, or, if others take over, answer it and let the client move to them."""

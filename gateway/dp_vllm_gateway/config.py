@@ -103,6 +103,8 @@ class GatewayConfig:
     listen_fds: tuple[int, ...] = ()
     """Listening sockets that were inherited; then host, port and uds are not used."""
     api_keys: tuple[str, ...] = ()
+    admin_api_keys: tuple[str, ...] = ()
+    """Keys that may do more: without any, every key may."""
     api_key_file: Path | None = None
     replica_api_key: str | None = None
     policy: Policy = DEFAULT_POLICY

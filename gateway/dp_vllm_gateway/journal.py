@@ -26,7 +26,7 @@ MOST_WAITING: Final = 20_000
 LAST_SECONDS: Final = 1.0
 """How long a reader may take for the last lines at the end."""
 
-QUIET_PATHS: Final = frozenset({"/health", "/ready", "/metrics"})
+QUIET_PATHS: Final = frozenset({"/health", "/ping", "/ready", "/metrics"})
 """Asked every few seconds by machines; not worth a line as long as the answer is good."""
 
 log = logging.getLogger(__name__)

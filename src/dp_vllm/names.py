@@ -7,6 +7,9 @@ DEFAULT_PORT: Final = 8000
 API_KEY_VARIABLE: Final = "DP_VLLM_API_KEY"
 """API keys of the endpoint, separated by white space. `VLLM_API_KEY` is read too, and removed from every engine."""
 
+ADMIN_API_KEY_VARIABLE: Final = "DP_VLLM_ADMIN_API_KEY"
+"""Keys that may change the whole deployment, separated by white space."""
+
 ADMIN_SOCKET_VARIABLE: Final = "DP_VLLM_ADMIN_SOCKET"
 """Where `dp-vllm explain` asks if no flag says it: set in the containers of gateways."""
 

@@ -51,7 +51,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Gat
     """An engine, and a gateway with one key: `KEY`."""
     directory = tmp_path_factory.mktemp("gateway")
     keys = directory / "keys"
-    keys.write_text("alice=secret-of-alice\n")
+    keys.write_text("alice: secret-of-alice\n")
     with (
         scripted.engine() as engine,
         gateway(directory, engine, flags=("--api-key-file", str(keys))) as running,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dp_vllm import api_keys
 from dp_vllm.engine.command import known_flags
 from dp_vllm.errors import BadSettings, DpVllmError, UserError
 from dp_vllm.local import command_line
@@ -109,12 +110,28 @@ def test_keys_go_to_the_gateway_in_a_file_and_to_nobody_else(tmp_path: Path) -> 
     deployment = deployed(tmp_path, "m", "--engine", "sim", "-dp", "2", "--api-key", "a=b", "c", VLLM_API_KEY="old")
 
     keys = deployment.directory.keys
-    assert deployment.files == {keys: "key1=a=b\nkey2=c\n"}
+    assert deployment.files == {keys: "key1: a=b\nkey2: c\n"}
     assert deployment.gateway.argv[-2:] == ("--api-key-file", str(keys))
     assert deployment.gateway.unset == ("VLLM_API_KEY",)
     for replica in deployment.replicas:
         assert replica.command.unset == ("VLLM_API_KEY",)
         assert "a=b" not in replica.command.argv
+
+
+def test_keys_of_administrators_are_marked_in_the_gateways_file(tmp_path: Path) -> None:
+    words = ("m", "--engine", "sim", "--api-key", "a", "a", "c", "--admin-api-key", "c", "=:")
+    deployment = deployed(tmp_path, *words)
+
+    (text,) = deployment.files.values()
+    assert text == "key1: a\nadmin1 (admin): c\nadmin2 (admin): =:\n"
+    assert [(each.key, each.admin) for each in api_keys.read(text.encode()).keys] == [
+        *(("a", False), ("c", True), ("=:", True))
+    ]
+
+    variable = {"DP_VLLM_ADMIN_API_KEY": "x y"}
+    deployment = deployed(tmp_path, "m", "--engine", "sim", **variable)
+    assert list(deployment.files.values()) == ["admin1 (admin): x\nadmin2 (admin): y\n"]
+    assert deployment.gateway.unset == tuple(variable)
 
 
 def test_a_key_file_of_the_users_is_read_by_the_gateway_itself(tmp_path: Path) -> None:
@@ -278,6 +295,7 @@ def test_an_engine_that_cannot_be_started_is_named(tmp_path: Path) -> None:
     [
         (["--json"], "--json goes with --dry-run, whose table it prints as JSON"),
         (["--api-key-file", "/no/keys"], "--api-key-file: '/no/keys' is not a file that can be read"),
+        (["--api-key-file", "/dev/null"], "--api-key-file: '/dev/null' is not a file that can be read"),
         (["--ssl-certfile", "/no/cert"], "--ssl-certfile: '/no/cert' is not a file that can be read"),
         (["--uds", "/no/such/s"], "--uds: '/no/such/s' is to be made in a directory that does not exist"),
         (["--uds", "/tmp/" + "x" * 103], f"--uds: '/tmp/{'x' * 103}' has 108 bytes, a socket's path at most 107"),
@@ -299,6 +317,17 @@ def test_what_would_fail_later_is_refused_before_anything_starts(
         deployed(tmp_path, "m", "--engine", "sim", *words)
 
     assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("# none\n", "it holds no key"), ("fine\nalice: \n", "line 2: a name without a key")],
+)
+def test_a_key_file_that_the_gateway_would_refuse_is_refused_first(tmp_path: Path, text: str, problem: str) -> None:
+    (tmp_path / "keys").write_text(text)
+
+    with pytest.raises(BadSettings, match=rf"--api-key-file: '.*/keys': {problem}"):
+        deployed(tmp_path, "m", "--engine", "sim", "--api-key-file", str(tmp_path / "keys"))
 
 
 def test_the_arithmetic_is_checked_before_anything_starts(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 import click
 from rich.console import Console
 
-from dp_vllm import names
+from dp_vllm import api_keys, names
 from dp_vllm.batch import answers, endpoint, own, progress, requests
 from dp_vllm.batch.answers import Answers
 from dp_vllm.batch.endpoint import Client, Endpoint
@@ -91,9 +91,8 @@ def main(
         raise BadSettings(f"{source} is both the requests and the answers; name another file for these")
     if serve and base_url is not None:
         raise BadSettings("--base-url names an endpoint, and -- MODEL would start another; give one of them")
-    key = api_key or os.environ.get(names.API_KEY_VARIABLE) or os.environ.get("OPENAI_API_KEY") or ""
-    first = key.split()[0] if key.split() else ""
-    given = _Given(source, target, serve, base_url, first, concurrency, priority, timeout, retry_seconds, retry_failed)
+    key = "" if serve else _key(api_key)
+    given = _Given(source, target, serve, base_url, key, concurrency, priority, timeout, retry_seconds, retry_failed)
     console = Console(stderr=True, highlight=False, markup=False)
     asked = requests.check(source)
     with answers.opened(target, retry_failed=retry_failed) as kept:
@@ -105,6 +104,19 @@ def main(
         status = _ask(given, kept, total, console) if len(kept.done) < total else 0
         _say(console, _end(total, kept))
         return status or int(kept.failed > 0)
+
+
+def _key(given: str | None) -> str:
+    """The key to send; empty for none. Raises BadSettings for a text that is no key."""
+    if given is not None:
+        try:
+            return api_keys.checked(given)
+        except ValueError as error:
+            raise BadSettings(f"--api-key: {error}") from None
+    for variable in (names.API_KEY_VARIABLE, "OPENAI_API_KEY"):
+        if keys := api_keys.of_variable(os.environ, variable):
+            return keys[0]
+    return ""
 
 
 def _ask(given: _Given, kept: Answers, total: int, console: Console) -> int:

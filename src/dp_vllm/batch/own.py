@@ -18,7 +18,7 @@ from dp_vllm.local import command_line
 from dp_vllm.local.process import Program, Running, running
 from dp_vllm.local.run_directory import run_directory
 
-_KEYS: Final = (names.API_KEY_VARIABLE, "VLLM_API_KEY")
+_KEYS: Final = (names.API_KEY_VARIABLE, names.ADMIN_API_KEY_VARIABLE, "VLLM_API_KEY")
 _END_SECONDS: Final = 20.0
 _LAST_LINES: Final = 5
 

@@ -52,6 +52,8 @@ class Route:
     """Which lasting change this route takes back."""
     forgets: bool = False
     """The prefix cache is empty after it."""
+    admin: bool = False
+    """It changes the whole deployment, ends other clients' requests or reveals how engines are set up."""
 
 
 def _post(path: str, dialect: Dialect = Dialect.OTHER) -> Route:
@@ -59,11 +61,11 @@ def _post(path: str, dialect: Dialect = Dialect.OTHER) -> Route:
 
 
 def _all(path: str, *, method: str = "POST", lasting: str = "", ends: str = "", forgets: bool = False) -> Route:
-    return Route(method, path, Reach.ALL, replayable=False, lasting=lasting, ends=ends, forgets=forgets)
+    return Route(method, path, Reach.ALL, replayable=False, lasting=lasting, ends=ends, forgets=forgets, admin=True)
 
 
 def _never(path: str, method: str = "POST") -> Route:
-    return Route(method, path, Reach.NEVER, replayable=False)
+    return Route(method, path, Reach.NEVER, replayable=False, admin=True)
 
 
 UNKNOWN: Final = Route("", "", replayable=False)
@@ -123,8 +125,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     _all("/server_info", method="GET"),
     _all("/weight_info", method="GET"),
     _all("/get_world_size", method="GET"),
-    _all("/is_sleeping", method="GET"),
-    _all("/is_paused", method="GET"),
+    Route("GET", "/is_sleeping", Reach.ALL, replayable=False),
+    Route("GET", "/is_paused", Reach.ALL, replayable=False),
     # changes of the whole deployment
     _all("/v1/load_lora_adapter", lasting="lora:{lora_name}"),
     _all("/v1/unload_lora_adapter", ends="lora:{lora_name}"),

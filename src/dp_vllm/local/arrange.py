@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from dp_vllm import names
+from dp_vllm import api_keys, names
 from dp_vllm.engine.command import Command, Engine, Order, Sizes, flags_in, replica_command
 from dp_vllm.engine.hub import Repository, fetched, pinnable
 from dp_vllm.errors import BadSettings
@@ -162,17 +162,29 @@ def engine_config(asked: Asked, directory: RunDirectory) -> Path | None:
 
 def _files(asked: Asked, directory: RunDirectory) -> dict[Path, str]:
     files = {}
-    if asked.settings.api_key:
-        # With its name before it a key may hold a `=` of its own.
-        named = (f"key{number}={key}\n" for number, key in enumerate(asked.settings.api_key, 1))
-        files[directory.keys] = "".join(named)
+    if _has_given_keys(asked.settings):
+        files[directory.keys] = _key_file(asked.settings)
     if asked.config_text is not None:
         files[directory.engine_config] = asked.config_text
     return files
 
 
+def _has_given_keys(settings: Settings) -> bool:
+    """Whether keys were given as words or by the environment."""
+    return bool(settings.api_key or settings.admin_api_key)
+
+
+def _key_file(settings: Settings) -> str:
+    """A file of these keys, each once."""
+    admins = dict.fromkeys(settings.admin_api_key)
+    keys = [key for key in dict.fromkeys(settings.api_key) if key not in admins]
+    lines = [api_keys.written(f"key{number}", key) for number, key in enumerate(keys, 1)]
+    lines += [api_keys.written(f"admin{number}", key, admin=True) for number, key in enumerate(admins, 1)]
+    return "".join(lines)
+
+
 def _gateway(settings: Settings, directory: RunDirectory, environ: Mapping[str, str]) -> Command:
-    keys = directory.keys if settings.api_key else settings.api_key_file
+    keys = directory.keys if _has_given_keys(settings) else settings.api_key_file
     return Command(
         argv=(
             *(sys.executable, "-I", "-m", "dp_vllm_gateway"),
@@ -203,7 +215,7 @@ def _warnings(
     settings: Settings, models: Sequence[Model], visible: Visible | None, job: Allocation | None
 ) -> tuple[str, ...]:
     warnings = []
-    has_keys = settings.api_key or settings.api_key_file
+    has_keys = _has_given_keys(settings) or settings.api_key_file
     if not has_keys and settings.uds is None and settings.host in _EVERYWHERE:
         warnings.append(
             "everybody who reaches this machine can use the endpoint: it listens on all interfaces and asks for no "

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from dp_vllm import api_keys
 from dp_vllm.engine.flags import Typed
 from dp_vllm.errors import BadSettings
 from dp_vllm.local import compiled, engines, model_files, models, occupied, runs
@@ -110,7 +111,7 @@ def models_of(
     """
     if held is None:
         return (models.typed(asked, config),), ()
-    keys = bool(asked.settings.api_key or asked.settings.api_key_file)
+    keys = bool(asked.settings.api_key or asked.settings.admin_api_key or asked.settings.api_key_file)
     found = models.written(held.models, environ, keys=keys)
     return found, (*held.left_out, *filter(None, map(models.left_out, held.models)))
 
@@ -140,6 +141,8 @@ def demand_usable(settings: Settings) -> None:
     for name, path in paths.items():
         if path is not None and not (path.is_file() and os.access(path, os.R_OK)):
             raise BadSettings(f"{name}: {str(path)!r} is not a file that can be read")
+    if settings.api_key_file is not None:
+        _demand_keys(settings.api_key_file)
     if settings.uds is not None:
         size = len(os.fsencode(settings.uds))
         if size > SOCKET_PATH_BYTES:
@@ -148,3 +151,13 @@ def demand_usable(settings: Settings) -> None:
             )
         if not settings.uds.absolute().parent.is_dir():
             raise BadSettings(f"--uds: {str(settings.uds)!r} is to be made in a directory that does not exist")
+
+
+def _demand_keys(path: Path) -> None:
+    """Raise BadSettings if the gateway would not take this key file at its start."""
+    try:
+        found = api_keys.read(api_keys.load(path))
+    except OSError as error:
+        raise BadSettings(f"--api-key-file: {str(path)!r} cannot be read: {error.strerror or error}") from error
+    if found.problems or not found.keys:
+        raise BadSettings(f"--api-key-file: {str(path)!r}: {found.problem or 'it holds no key'}")

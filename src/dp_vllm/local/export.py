@@ -17,6 +17,7 @@ from dp_vllm.spec.references import escaped
 _NO_FIELD: Final = "a DPModel has no field for it"
 _SERVICE: Final = "clients use the model's Service, and spec.gateway.service says its port"
 _KEYS: Final = "put the keys into a Secret, one a line under the key `api-keys`, and name it in spec.apiKeySecretRef"
+_ADMIN_KEYS: Final = "mark these keys in the Secret that spec.apiKeySecretRef names: `NAME (admin): KEY`"
 _GPUS: Final = "the cluster chooses the GPUs of each pod"
 _TLS: Final = "TLS belongs before the Service, as in an Ingress"
 _REMARKS: Final = {
@@ -25,6 +26,7 @@ _REMARKS: Final = {
     "--uds": _SERVICE,
     "--api-key": _KEYS,
     "--api-key-file": _KEYS,
+    "--admin-api-key": _ADMIN_KEYS,
     "--device-ids": _GPUS,
     "--gpu-groups": _GPUS,
     "--engine": "a cluster runs images: spec.engine.image",
@@ -146,6 +148,8 @@ def _is_whole(item: Typed) -> bool:
 def _remarks(asked: Asked, given: Mapping[str, Typed]) -> Iterator[tuple[str, str]]:
     if asked.settings.api_key and "--api-key" not in given:
         yield "the API keys of the environment", _KEYS
+    if asked.settings.admin_api_key and "--admin-api-key" not in given:
+        yield "the administrators' API keys of the environment", _ADMIN_KEYS
     for name, item in given.items():
         said = (
             name in _SAID

@@ -70,7 +70,7 @@ class HfTokenKey(Part, frozen=True):
 
 
 class ApiKeysKey(Part, frozen=True):
-    """Where the endpoint's API keys are: one a line."""
+    """Where the endpoint's API keys are: one a line (`dp_vllm.api_keys`)."""
 
     name: Annotated[Name, Meta(description="Name of the Secret, in the namespace of the DPModel.")]
     key: Annotated[KeyName, Meta(description="Key in the Secret.")] = "api-keys"
@@ -118,8 +118,9 @@ class DPModelSpec(Part, frozen=True):
     api_key_secret_ref: Annotated[
         ApiKeysKey | UnsetType,
         Meta(
-            description="Where the endpoint's API keys are, one a line. While they are missing every request is "
-            "refused; if the field is left out, every request is served."
+            description="Where the endpoint's API keys are: a line is `KEY`, `NAME: KEY` or `NAME (admin): KEY`. Once "
+            "a key has the mark, only marked ones may change the deployment. While the keys are missing or a line is "
+            "wrong at the start, every request is refused; if the field is left out, every request is served."
         ),
     ] = UNSET
     rollout: Annotated[Rollout, Meta(description="How replicas are replaced, and how they end.")] = Rollout()

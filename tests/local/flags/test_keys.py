@@ -3,6 +3,9 @@
 import pytest
 from local.flags.asked import asked, refused
 
+from dp_vllm import api_keys
+from dp_vllm.errors import BadSettings
+
 
 def test_a_key_never_stands_in_an_error() -> None:
     assert "hunter 2" not in refused("m", "--api-key", "hunter 2")
@@ -14,12 +17,34 @@ def test_a_key_never_stands_in_an_error() -> None:
     [
         ({"VLLM_API_KEY": "a"}, ("a",)),
         ({"DP_VLLM_API_KEY": "a b", "VLLM_API_KEY": "c"}, ("a", "b")),
-        ({"DP_VLLM_API_KEY": "", "VLLM_API_KEY": "c"}, ("c",)),
         ({}, ()),
     ],
 )
 def test_keys_come_from_the_environment_too(environ: dict[str, str], keys: tuple[str, ...]) -> None:
     assert asked("m", environ=environ).settings.api_key == keys
+
+
+@pytest.mark.parametrize("variable", ["DP_VLLM_API_KEY", "VLLM_API_KEY", "DP_VLLM_ADMIN_API_KEY"])
+@pytest.mark.parametrize("value", ["", " \n", "schl\u00fcssel"])
+def test_a_variable_that_holds_no_key_opens_nothing(variable: str, value: str) -> None:
+    with pytest.raises(BadSettings) as error:
+        asked("m", environ={variable: value})
+
+    assert str(error.value) == f"{variable}: {api_keys.RULE}; unset the variable for none"
+
+
+@pytest.mark.parametrize("flag", ["--api-key", "--admin-api-key"])
+@pytest.mark.parametrize("value", ["", " ", "two words", "schl\u00fcssel", "tab\t", "x" * 4097])
+def test_a_word_that_no_header_can_carry_is_no_key(flag: str, value: str) -> None:
+    assert refused("m", flag, value) == f"{flag}: {api_keys.RULE}"
+
+
+def test_administrators_are_marked_in_the_key_file_if_there_is_one() -> None:
+    mark = "mark administrators' keys in the file, as `NAME (admin): KEY`"
+
+    assert refused("m", "--admin-api-key", "a", "--api-key-file", "f") == f"--admin-api-key and --api-key-file: {mark}"
+    with pytest.raises(BadSettings, match=r"^DP_VLLM_ADMIN_API_KEY and --api-key-file: "):
+        asked("m", "--api-key-file", "f", environ={"DP_VLLM_ADMIN_API_KEY": "a"})
 
 
 def test_typed_keys_win_over_the_environment() -> None:

@@ -64,11 +64,11 @@ from local.flags.asked import asked, refused
         (["m", "--uds="], "--uds: '' is not allowed; a path is needed"),
         (
             ["m", "--api-key", ""],
-            "--api-key: a key has at least one character, and neither blanks nor control characters",
+            "--api-key: a key has 1 to 4,096 visible ASCII characters and no blanks",
         ),
         (
             ["m", "--api-key", "my secret"],
-            "--api-key: a key has at least one character, and neither blanks nor control characters",
+            "--api-key: a key has 1 to 4,096 visible ASCII characters and no blanks",
         ),
         (
             ["m", "--api-key", "a", "--api-key-file", "f"],

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from dp_vllm import names
+from dp_vllm import api_keys, names
 from dp_vllm.engine.flags import Flag, Takes
 from dp_vllm.engine.hang import HANG_SECONDS
 from dp_vllm.local.flags import values
@@ -39,6 +39,7 @@ class Settings:
     """None for the default, or in a Slurm job the next one that is free."""
     uds: Path | None = None
     api_key: tuple[str, ...] = ()
+    admin_api_key: tuple[str, ...] = ()
     api_key_file: Path | None = None
     ssl_keyfile: Path | None = None
     ssl_certfile: Path | None = None
@@ -182,11 +183,27 @@ ENDPOINT: Final = (
         "KEY...",
         "none",
         f"a client needs one of these keys; also read from ${names.API_KEY_VARIABLE} and $VLLM_API_KEY",
-        values.key,
+        api_keys.checked,
         takes=Takes.MANY,
         secret=True,
     ),
-    Setting("--api-key-file", "PATH", "", "file of keys, one a line, read again when it changes", values.path),
+    Setting(
+        "--admin-api-key",
+        "KEY...",
+        "every key",
+        "only these keys may change the deployment (/sleep, LoRA adapters, ...); "
+        f"also read from ${names.ADMIN_API_KEY_VARIABLE}",
+        api_keys.checked,
+        takes=Takes.MANY,
+        secret=True,
+    ),
+    Setting(
+        "--api-key-file",
+        "PATH",
+        "",
+        "file of keys, read again when it changes; a line is KEY, `NAME: KEY` or `NAME (admin): KEY`",
+        values.path,
+    ),
     Setting("--ssl-certfile", "PATH", "", "certificate: serve https", values.path, gateway=True),
     Setting("--ssl-keyfile", "PATH", "", "the certificate's private key", values.path, gateway=True),
     Setting("--ssl-ca-certs", "PATH", "", "authorities that sign clients' certificates", values.path, gateway=True),

@@ -90,12 +90,6 @@ def json_list(text: str) -> str:
     return text
 
 
-def key(text: str) -> str:
-    if not text or not text.isprintable() or " " in text:
-        raise ValueError("a key has at least one character, and neither blanks nor control characters")
-    return text
-
-
 def devices(text: str) -> tuple[str, ...]:
     """GPU indexes or UUIDs, separated by commas, each once."""
     ids = tuple(one.strip() for one in text.split(","))
