@@ -201,7 +201,7 @@ def sim(
 ) -> Iterator[Program]:
     """One simulated engine on a TCP port of its own, ready."""
     port = port or free_port()
-    url = f"http://{host}:{port}"
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     argv = python("-m", "dp_vllm.sim", model, "--host", host, "--port", str(port), *flags)
     with running(argv, log_dir / f"sim-{host}-{port}.log", url=url, ready=lambda: answers(url + "/health")) as program:
         yield program

@@ -15,7 +15,7 @@ from dp_vllm.errors import DpVllmError
 from dp_vllm.kubernetes_api import own_namespace
 from dp_vllm.log_format import set_up
 from dp_vllm_operator.run import run
-from dp_vllm_operator.settings import Settings
+from dp_vllm_operator.settings import ALL, ALL_IPV4, Settings
 
 VERSION: Final = version("dp-vllm")
 
@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
               help="For models that name none.")  # fmt: skip
 @click.option("--gateway-cluster-role", default="dp-vllm-gateway", show_default=True, metavar="NAME",
               help="ClusterRole that lets gateways watch pods.")  # fmt: skip
+@click.option("--listen-address", type=click.Choice([ALL_IPV4, ALL]),
+              help="Where engines and gateways listen; all replicas that are made from then on.  "
+              "[default: :: if POD_IP, this pod's address, is one of IPv6]")  # fmt: skip
 @click.option("--lease-namespace", default="kube-system", show_default=True, metavar="NAME",
               help="Where the Lease of a cluster-wide operator is.")  # fmt: skip
 @click.option("--health-port", type=click.IntRange(0, 65535), default=8080, show_default=True,
@@ -47,6 +50,7 @@ def main(**given: Any) -> None:
     Logs in as kubectl does (KUBECONFIG), or as the pod that it runs in.
     """
     set_up(as_json=given.pop("log_format") == "json")
+    given["listen_address"] = given["listen_address"] or listen_address(os.environ.get("POD_IP", ""))
     settings = Settings(
         **given,
         own_namespace=os.environ.get("POD_NAMESPACE") or own_namespace(),
@@ -57,6 +61,11 @@ def main(**given: Any) -> None:
     except DpVllmError as error:
         click.echo(f"dp-vllm operator: {error}", err=True)
         sys.exit(error.exit_status)
+
+
+def listen_address(pod_ip: str) -> str:
+    """All addresses of the family in which the cluster gives pods their first one, by one pod's; IPv4 if not known."""
+    return ALL if ":" in pod_ip else ALL_IPV4
 
 
 if __name__ == "__main__":

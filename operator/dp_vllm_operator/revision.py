@@ -1,8 +1,8 @@
 """Which stored revision the present spec needs, or that it needs a new one. Pure; knows nothing of how pods look.
 
 A revision holds the user's part of a spec and the pod template that was rendered from it. Two user's parts are the same
-if today's code renders them to the same template: a change that no pod shows, another operator, and another default
-image make no new revision.
+if today's code renders them to the same template: a change that no pod shows, another operator, another default
+image and another address to listen on make no new revision.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from msgspec import UNSET, UnsetType
 from dp_vllm import names
 from dp_vllm.spec import BadSpec, Cache, Engine, HfTokenKey
 from dp_vllm_operator.model import Model
-from dp_vllm_operator.settings import Settings
+from dp_vllm_operator.settings import ALL_IPV4, Settings
 
 COMPONENT: Final = "revision"
 PROVEN_ANNOTATION: Final = "dpvllm.io/proven"
@@ -46,6 +46,8 @@ class UserPart(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The value of the restart annotation."""
     default_image: str
     """The image of engines whose spec names none."""
+    listen_address: str = ALL_IPV4
+    """Where engines listen."""
 
     @property
     def image(self) -> str:
@@ -130,6 +132,7 @@ def user_part(model: Model, settings: Settings) -> UserPart:
         drain_timeout_seconds=spec.rollout.drain_timeout_seconds,
         restart=model.annotations.get(names.RESTART_ANNOTATION, ""),
         default_image=settings.engine_image,
+        listen_address=settings.listen_address,
     )
 
 
@@ -156,7 +159,7 @@ def wanted(
 def _is_same(stored: UserPart | None, present: UserPart, name: str, render: Render) -> bool:
     if stored is None:
         return False
-    present = msgspec.structs.replace(present, default_image=stored.default_image)
+    present = msgspec.structs.replace(present, default_image=stored.default_image, listen_address=stored.listen_address)
     if stored == present:
         return True
     try:

@@ -1,6 +1,11 @@
 """What the operator process is told, once, at its start."""
 
 from dataclasses import dataclass
+from typing import Final
+
+ALL_IPV4: Final = "0.0.0.0"  # noqa: S104 - in a pod
+ALL: Final = "::"
+"""All addresses of a pod, those of IPv4 too; only a kernel with IPv6 has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +22,8 @@ class Settings:
     """For models that name no image."""
     gateway_cluster_role: str = "dp-vllm-gateway"
     """What the gateways' service accounts are bound to."""
+    listen_address: str = ALL_IPV4
+    """Where engines and gateways listen; `::` in clusters whose pods have IPv6 addresses."""
     lease_namespace: str = "kube-system"
     """Where the Lease of a cluster-wide operator is."""
     identity: str

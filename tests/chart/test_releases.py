@@ -31,9 +31,17 @@ DOES: Final = (
     ("create", f"rolebindings.{RBAC}"),
     ("create", "persistentvolumeclaims"),
     ("create", "events"),
-    ("update", "leases.coordination.k8s.io"),
+)
+LEASES: Final = (
+    ("get", "leases.coordination.k8s.io=dp-vllm-operator"),
+    ("update", "leases.coordination.k8s.io=dp-vllm-operator"),
+    ("create", "leases.coordination.k8s.io"),
 )
 DOES_NOT: Final = (
+    ("get", "leases.coordination.k8s.io=another"),
+    ("update", "leases.coordination.k8s.io=another"),
+    ("delete", "leases.coordination.k8s.io=dp-vllm-operator"),
+    ("list", "leases.coordination.k8s.io"),
     ("get", "secrets"),
     ("list", "secrets"),
     ("create", "pods/exec"),
@@ -139,7 +147,7 @@ async def test_releases_of_one_name_live_side_by_side(
     await asyncio.gather(*(say(where, "install", RELEASE, str(CHART), *given(where)) for where in (namespace, other)))
     roles = [f"/apis/{RBAC}/v1/clusterroles/{where}:{RELEASE}-gateway" for where in (namespace, other)]
     for where, elsewhere in ((namespace, other), (other, namespace)):
-        does = (*DOES, ("bind", f"clusterroles.{RBAC}={where}:{RELEASE}-gateway"))
+        does = (*LEASES, *DOES, ("bind", f"clusterroles.{RBAC}={where}:{RELEASE}-gateway"))
         await until_may(api, where, does, where)
         assert await which(api, where, does, elsewhere) == []
         not_its = (*DOES_NOT, ("list", "nodes"), ("bind", f"clusterroles.{RBAC}={elsewhere}:{RELEASE}-gateway"))
@@ -168,12 +176,24 @@ async def test_releases_of_one_name_live_side_by_side(
 async def test_a_cluster_wide_operator_may_do_the_same_everywhere(
     helm: Helm, api: KubernetesApi, dpmodels: AnyCluster, namespace: str, other: str
 ) -> None:
-    made = helm.objects("--show-only=templates/rbac.yaml", namespace=namespace)
+    """But Leases: it writes one, in one namespace."""
+    lease = values(leaseNamespace=namespace)
+    made = helm.objects("--show-only=templates/rbac.yaml", *lease, namespace=namespace)
     paths = await applied(api, made)
     try:
-        does = (*DOES, ("list", "nodes"), ("watch", "namespaces"))
+        does = (
+            *DOES,
+            ("list", "nodes"),
+            ("watch", "namespaces"),
+            ("list", "leases.coordination.k8s.io=dp-vllm-operator"),
+        )
         await until_may(api, namespace, does, other)
-        assert await which(api, namespace, DOES_NOT, namespace) == []
+        await until_may(api, namespace, LEASES, namespace)
+        assert await which(api, namespace, (*LEASES, *DOES_NOT), other) == []
+        # Its own words for it, which the right to one name is enough for.
+        account = f"--as=system:serviceaccount:{namespace}:{ACCOUNT}"
+        one = ("--field-selector=metadata.name=dp-vllm-operator", "--all-namespaces")
+        await asyncio.to_thread(dpmodels.kubectl, "get", "leases", account, *one)
     finally:
         for path in paths:
             await api.request("DELETE", path)

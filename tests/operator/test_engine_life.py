@@ -175,8 +175,10 @@ def test_a_key_changes_nothing(tmp_path: Path) -> None:
             assert becomes_dead(program, tmp_path).startswith("the engine hangs")
 
 
-def test_a_server_that_is_gone_is_to_be_restarted_at_once(tmp_path: Path) -> None:
-    with programs.sim(tmp_path, TRACKED) as program:
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_server_that_is_gone_is_to_be_restarted_at_once(tmp_path: Path, host: str) -> None:
+    with programs.sim(tmp_path, TRACKED, host=host) as program:
+        assert look(program, tmp_path).stdout == "alive\n"
         program.signal(signal.SIGTERM)
         program.wait()
         result = look(program, tmp_path)

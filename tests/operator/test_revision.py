@@ -122,6 +122,21 @@ def test_another_default_image_restarts_nothing() -> None:
     assert target(model(), stored(model()), NEWER) == Existing(1)
 
 
+def test_another_address_to_listen_on_restarts_nothing() -> None:
+    on_ipv6 = dataclasses.replace(SETTINGS, listen_address="::")
+
+    assert target(model(), stored(model()), on_ipv6) == Existing(1)
+    made = target(model(tensorParallelSize=2), stored(model()), on_ipv6)
+    assert "::" in made.template["spec"]["containers"][0]["args"]
+
+
+def test_a_revision_of_before_there_was_an_address_to_listen_on_is_the_same() -> None:
+    body = controller_revision(model(), new(model(), 1))
+    del body["data"]["userPart"]["listenAddress"]
+
+    assert target(model(), [read(body)], dataclasses.replace(SETTINGS, listen_address="::")) == Existing(1)
+
+
 def test_a_new_revision_has_the_defaults_of_its_day() -> None:
     made = target(model(tensorParallelSize=2), stored(model()), NEWER)
 

@@ -13,6 +13,7 @@ Whatever Python an engine's image has runs it, from 3.9 on, so it uses nothing b
 from __future__ import annotations
 
 import argparse
+import errno
 import http.client
 import json
 import os
@@ -31,6 +32,9 @@ FORGET_SECONDS = 90.0
 """What was seen longer ago says nothing: nobody knows what was in between."""
 POLL_SECONDS = 1.0
 SIGNALS_APART_SECONDS = 1.0
+
+NOTHING_LISTENS = (errno.ECONNREFUSED, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH)
+"""Errors of a connection to an address where nothing listens, or that this machine does not have."""
 
 COUNTERS = ("vllm:iteration_tokens_total_count", "vllm:kv_cache_usage_perc")
 """One of them moves while the core works; the first alone stands still during one long prefill."""
@@ -63,18 +67,29 @@ class Engine:
         seconds = self._until - time.monotonic()
         if seconds <= 0:
             raise Silent
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=seconds)
         method, content = ("GET", None) if body is None else ("POST", json.dumps(body))
+        connection = self._connected(seconds)
         try:
             connection.request(method, path, content, {"Content-Type": "application/json"})
             response = connection.getresponse()
             return response.status, response.read()
-        except ConnectionRefusedError:
-            raise Refused from None
         except (OSError, http.client.HTTPException):
             raise Silent from None
         finally:
             connection.close()
+
+    def _connected(self, seconds: float) -> http.client.HTTPConnection:
+        """An engine on `::` takes IPv4 too, unless the kernel is set to keep the two apart (net.ipv6.bindv6only)."""
+        for host in ("127.0.0.1", "::1"):
+            connection = http.client.HTTPConnection(host, self._port, timeout=seconds)
+            try:
+                connection.connect()
+            except OSError as error:
+                if error.errno not in NOTHING_LISTENS:
+                    raise Silent from None
+            else:
+                return connection
+        raise Refused
 
     def field(self, path: str, name: str) -> Any:
         """A field of a path's JSON answer; None if there is no such path or field."""

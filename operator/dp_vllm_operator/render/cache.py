@@ -9,9 +9,10 @@ from msgspec import UNSET
 from dp_vllm import names
 from dp_vllm.engine.hub import Fetched
 from dp_vllm.spec import Claim
+from dp_vllm.spec.references import unexpanded
 from dp_vllm_operator.model import Model
 from dp_vllm_operator.render import volumes
-from dp_vllm_operator.render.pod import engine_of
+from dp_vllm_operator.render.pod import engine_of, hub_token_names
 from dp_vllm_operator.render.template import Template
 
 Json = dict[str, Any]
@@ -59,9 +60,11 @@ def download_name(model: Model, wanted: Fetched) -> str:
 def download_job(model: Model, wanted: Fetched, template: Template) -> Json:
     """Its spec. The pod is a replica's, with another program and without accelerators."""
     of_replica, engine = template["spec"], engine_of(template)
+    hidden = hub_token_names(model.spec.hf_token_secret_ref)
+    words = [unexpanded(word, hidden) for word in _words(wanted)]
     container: Json = {str(key): engine[key] for key in _HOW if key in engine} | {
         "name": names.DOWNLOAD,
-        "command": ["python3", "-I", f"{volumes.PROGRAMS}/download.py", *_words(wanted)],
+        "command": ["python3", "-I", f"{volumes.PROGRAMS}/download.py", *words],
         "env": [variable for variable in engine["env"] if variable["name"] != "HF_HUB_OFFLINE"],
         "resources": _SMALL,
     }

@@ -7,7 +7,7 @@ from msgspec import UNSET
 from dp_vllm import names
 from dp_vllm_operator.model import Model
 from dp_vllm_operator.render import lost_node
-from dp_vllm_operator.settings import Settings
+from dp_vllm_operator.settings import ALL_IPV4, Settings
 
 Json = dict[str, Any]
 
@@ -85,7 +85,7 @@ def _container(model: Model, settings: Settings) -> Json:
     container: Json = {
         "name": names.GATEWAY_CONTAINER,
         "image": settings.gateway_image if spec.image is UNSET else spec.image,
-        "args": _args(model),
+        "args": _args(model, settings),
         "env": [
             {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
             {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
@@ -113,10 +113,12 @@ def _container(model: Model, settings: Settings) -> Json:
     return container
 
 
-def _args(model: Model) -> list[str]:
+def _args(model: Model, settings: Settings) -> list[str]:
+    host = ["--host", settings.listen_address] if settings.listen_address != ALL_IPV4 else []
     keys = ["--api-key-file", f"{_KEYS}/keys"] if model.spec.api_key_secret_ref is not UNSET else []
     return [
         *("--kubernetes-model", model.name),
+        *host,
         *("--port", str(names.DEFAULT_PORT)),
         *("--metrics-port", str(names.METRICS_PORT)),
         *("--peer-port", str(names.PEER_PORT)),

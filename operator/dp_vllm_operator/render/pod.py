@@ -8,11 +8,12 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from dp_vllm import names
 from dp_vllm.engine.command import IMAGE, Command, Order, Sizes, container_command, flags_in, patience
-from dp_vllm.spec import NO_ACCELERATOR, BadSpec, owned_variables
+from dp_vllm.spec import NO_ACCELERATOR, BadSpec, HfTokenKey, owned_variables
+from dp_vllm.spec.references import escaped, unexpanded
 from dp_vllm_operator.model import Model
 from dp_vllm_operator.render import lost_node, volumes
 from dp_vllm_operator.render.template import Template, merge
@@ -66,6 +67,11 @@ def pod_template(name: str, part: UserPart) -> Template:
     spec = template["spec"]
     spec["tolerations"] = _tolerations(spec.get("tolerations", []))
     return template
+
+
+def hub_token_names(ref: HfTokenKey | UnsetType) -> tuple[str, ...]:
+    """The variables that hold the hub's token, if the spec names a Secret for it."""
+    return () if ref is UNSET else ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 def engine_of(template: Mapping[str, Any]) -> Json:
@@ -174,13 +180,15 @@ def _fixed_engine(part: UserPart) -> Json:
 
 
 def _command(part: UserPart) -> Command:
-    words = part.engine.args
+    """Names are literal; the user's flags expand `$(NAME)` as in any container, but never to the hub's token."""
+    words = tuple(unexpanded(word, hub_token_names(part.hf_token_secret_ref)) for word in part.engine.args)
     served = part.served_model_name
     if served is UNSET:
         # An engine that asks no hub would give the model's path in the cache as the metrics' model_name.
         served = part.model if "HF_HUB_OFFLINE" in volumes.variables(part) else ""
-    order = Order(IMAGE, part.model, words, flags_in(words), sizes=_sizes(part), served=served)
-    return container_command(order, names.ENGINE_PORT)
+    model, served = escaped(part.model), escaped(served)
+    order = Order(IMAGE, model, words, flags_in(words), sizes=_sizes(part), served=served)
+    return container_command(order, f"{part.listen_address}:{names.ENGINE_PORT}")
 
 
 def _sizes(part: UserPart) -> Sizes:
@@ -232,7 +240,8 @@ def _hub_token(part: UserPart) -> list[Json]:
     if part.hf_token_secret_ref is UNSET:
         return []
     secret = {"name": part.hf_token_secret_ref.name, "key": part.hf_token_secret_ref.key}
-    return [{"name": name, "valueFrom": {"secretKeyRef": secret}} for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")]
+    names_of_it = hub_token_names(part.hf_token_secret_ref)
+    return [{"name": name, "valueFrom": {"secretKeyRef": secret}} for name in names_of_it]
 
 
 def _tolerations(given: Any) -> list[Json]:

@@ -138,13 +138,13 @@ def replica_command(order: Order, address: str, gpus: Sequence[str], environ: Ma
     )
 
 
-def container_command(order: Order, port: int) -> Command:
+def container_command(order: Order, address: str) -> Command:
     """The command of one replica in a container of its own, for clients elsewhere.
 
     It ends at once when it is told to: whoever tells it has waited for its requests, and an engine whose own patience
     runs out never ends.
     """
-    command = replica_command(order, f"0.0.0.0:{port}", (), {})
+    command = replica_command(order, address, (), {})
     return replace(command, argv=(*command.argv, "--shutdown-timeout", "0"))
 
 

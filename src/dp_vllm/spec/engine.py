@@ -41,7 +41,8 @@ class Engine(Part, frozen=True):
         tuple[Annotated[str, Meta(max_length=8192)], ...],
         Meta(
             description='Further flags of `vllm serve`, a word an item: [--max-model-len, "8192"]. Flags that have a '
-            "field of their own are refused.",
+            "field of their own are refused. $(NAME) stands for a variable of `env`, never for the token of "
+            "hfTokenSecretRef.",
             max_length=128,
             extra_json_schema=ATOMIC,
         ),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import random_specs
 from hypothesis import given, settings
+from kubelet import container as kubelet_container
 from models import SETTINGS, Json, model, variables
 
 from dp_vllm import names
@@ -341,6 +342,16 @@ def test_a_download_is_of_all_that_the_engine_will_ask_for() -> None:
     assert container["command"][3:] == [
         *("org/model", "--revision", "v1", "--also", "org/t@v2", "--also", "org/c@v1"),
     ]
+
+
+def test_a_download_s_words_never_have_the_token() -> None:
+    (container,) = download(
+        hfTokenSecretRef={"name": "hub"}, engine={"args": ["--revision", "$(HF_TOKEN)", "--tokenizer", "org/other"]}
+    )["spec"]["template"]["spec"]["containers"]
+
+    words = kubelet_container.words(container, {"hub": {"token": "hf_secret"}})
+
+    assert words[3:] == ["org/model", "--revision", "$(HF_TOKEN)", "--also", "org/other"]
 
 
 def test_another_download_has_another_name() -> None:

@@ -1,5 +1,6 @@
 """What the gateway's Deployment and Service say."""
 
+import dataclasses
 from typing import Any
 
 import click
@@ -7,8 +8,12 @@ import pytest
 from models import SETTINGS, Json, model, variables
 
 from dp_vllm import names
+from dp_vllm.engine.flags import Flags, vllm_flags
 from dp_vllm_gateway.__main__ import main
+from dp_vllm_operator.__main__ import listen_address
 from dp_vllm_operator.render.gateway import deployment, role_binding, service
+from dp_vllm_operator.render.pod import engine_of, pod_template
+from dp_vllm_operator.revision import user_part
 
 
 def pod(**fields: Any) -> Json:
@@ -37,6 +42,20 @@ def test_the_gateway_understands_its_words() -> None:
     assert words["policy"] == "round-robin"
     assert variables(container())["POD_IP"] == {"fieldRef": {"fieldPath": "status.podIP"}}
     assert variables(container())["POD_NAMESPACE"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
+
+
+@pytest.mark.parametrize(("pod_ip", "engines", "gateways"), [
+    ("", "0.0.0.0", None), ("10.0.0.1", "0.0.0.0", None), ("fd00::1", "::", "::"),
+])  # fmt: skip
+def test_all_listen_on_addresses_of_the_cluster_s_family(pod_ip: str, engines: str, gateways: str | None) -> None:
+    settings = dataclasses.replace(SETTINGS, listen_address=listen_address(pod_ip))
+    engine = engine_of(pod_template("m", user_part(model(), settings)))
+    words = deployment(model(), settings)["template"]["spec"]["containers"][0]["args"]
+
+    assert {item.flag.name: item.values for item in Flags(vllm_flags()).read(engine["args"][1:]) if item.flag}[
+        "--host"
+    ] == (engines,)
+    assert main.make_context("gateway", list(words)).params["host"] == gateways
 
 
 def test_explain_asks_it_where_it_answers_and_it_needs_no_volume_for_that() -> None:

@@ -6,6 +6,7 @@ import pytest
 import random_specs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kubelet import container as kubelet_container
 from models import SETTINGS, Json, engine, model, part, rendered, variables
 
 from dp_vllm import names, spec
@@ -28,6 +29,8 @@ def flag(container: Json, name: str) -> Any:
     return words[words.index(name) + 1]
 
 
+HUB = {"hub": {"token": "hf_secret"}}
+
 # The command line
 
 
@@ -42,6 +45,44 @@ def test_the_words_are_the_model_the_users_flags_and_then_ours() -> None:
         *("--host", "0.0.0.0", "--port", "8000", "--shutdown-timeout", "0"),
     ]
     assert "command" not in container  # the image's entry point is the engine
+
+
+@given(st.sampled_from("$()") | st.text("$()aHF_TOKEN", max_size=12), st.sampled_from(["$(HF_TOKEN)", "$$(HF_TOKEN)"]))
+@settings(max_examples=50)
+def test_the_model_and_its_name_are_no_references(around: str, reference: str) -> None:
+    """Whatever stands in them, no Secret gets into the command line."""
+    text = f"m{around}{reference}{around}"
+
+    started = kubelet_container.words(engine(model=text, servedModelName=text, hfTokenSecretRef={"name": "hub"}), HUB)
+
+    assert started[0] == text
+    assert started[started.index("--served-model-name") + 1] == text
+
+
+@pytest.mark.parametrize(
+    ("word", "started"),
+    [
+        ("$(HOME)", "/home/dp-vllm"),  # as in any container
+        ("$(OWN)", "x"),
+        ("$$(OWN)", "$(OWN)"),
+        ("$(HF_TOKEN)", "$(HF_TOKEN)"),
+        ("$$$(HUGGING_FACE_HUB_TOKEN)$$(HF_TOKEN)", "$$(HUGGING_FACE_HUB_TOKEN)$(HF_TOKEN)"),
+    ],
+)
+def test_flags_expand_all_but_the_hub_s_token(word: str, started: str) -> None:
+    fields = {"args": ["--chat-template", word], "env": [{"name": "OWN", "value": "x"}]}
+
+    container = engine(engine=fields, hfTokenSecretRef={"name": "hub"})
+
+    assert kubelet_container.words(container, HUB)[2] == started
+
+
+def test_a_token_of_the_user_s_own_expands() -> None:
+    env = [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}]
+
+    container = engine(engine={"args": ["--chat-template", "$(HF_TOKEN)"], "env": env})
+
+    assert kubelet_container.words(container, HUB)[2] == "hf_secret"
 
 
 def test_sizes_that_are_one_are_not_said() -> None:
