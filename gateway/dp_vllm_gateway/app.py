@@ -147,7 +147,7 @@ class Gateway:
         return given.decode() if given else f"{self._id_prefix}-{next(self._id_numbers):x}"
 
     async def _answer(self, asked: Asked, relay: Relay, call: Call) -> None:
-        path, query = paths.target_of(call.path, self._config.root_path)
+        path, target = paths.target_of(call.path, self._config.root_path)
         route = route_of(call.method, path)
         call.path, call.route = path, route.path
         incoming = asked.incoming
@@ -170,9 +170,9 @@ class Gateway:
         self._judge_route(route, path)
         if asked.upgrade is not None and offer is not None:
             lines = self._request_lines(incoming, _id_line(call))
-            await self.websockets.carry(asked.upgrade, path + query, lines, offer, call)
+            await self.websockets.carry(asked.upgrade, target, lines, offer, call)
         else:
-            await self._send_on(asked, relay, call, route, path + query)
+            await self._send_on(asked, relay, call, route, target)
 
     # what is judged before the body
 

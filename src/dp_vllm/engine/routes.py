@@ -1,7 +1,7 @@
 """The one table of the engine's routes: which replicas a request may go to, and what its answer looks like.
 
 Read from vLLM 0.32's `/openapi.json` in its default, pooling and development modes; a test holds the table against the
-real engine. A path that is not in the table goes to any replica.
+real engine. A path that is not in the table goes to any replica, unless it ends like one that must not.
 """
 
 import enum
@@ -160,14 +160,29 @@ ROUTES: Final[tuple[Route, ...]] = (
     _never("/fault_tolerance/status", "GET"),
 )
 
+HIDDEN: Final = Route("", "", Reach.NEVER, replayable=False)
+"""What a path is that is not in the table, but that some engine could read as a route that concerns every replica."""
+
 _EXACT: Final = {(route.method, route.path): route for route in ROUTES if "{" not in route.path}
 _PATTERNS: Final = tuple(
     (route, re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", route.path))) for route in ROUTES if "{" in route.path
 )
+_PATHS: Final = {route.path: route for route in ROUTES}
+_ON_EVERY_REPLICA: Final = [
+    re.sub(r"\{\w+\}", "[^/]+", route.path) for route in ROUTES if route.reach in (Reach.ALL, Reach.NEVER)
+]
+_ENDS_HIDDEN: Final = re.compile(f"(?:{'|'.join(_ON_EVERY_REPLICA)})/?$")
+"""Also behind a prefix: an engine with a `--root-path` of its own takes that off."""
+_PATH_PARAMETERS: Final = re.compile(";[^/]*")
+
+
+def is_named(path: str) -> bool:
+    """Whether the table has this path, for whichever method."""
+    return path in _PATHS or any(pattern.fullmatch(path) for _, pattern in _PATTERNS)
 
 
 def route_of(method: str, path: str) -> Route:
-    """The table's row for a request; `UNKNOWN` if it has none. HEAD is looked up as GET."""
+    """The table's row for a request (`path` is decoded); `UNKNOWN` or `HIDDEN` if it has none. HEAD counts as GET."""
     if method == "HEAD":
         method = "GET"
     known = _EXACT.get((method, path))
@@ -176,7 +191,14 @@ def route_of(method: str, path: str) -> Route:
     for route, pattern in _PATTERNS:
         if route.method == method and pattern.fullmatch(path):
             return route
-    return UNKNOWN
+    return _of_unnamed(path)
+
+
+def _of_unnamed(path: str) -> Route:
+    other = _PATHS.get(path)
+    if other is not None:  # by another method
+        return other if other.reach is Reach.NEVER else UNKNOWN
+    return HIDDEN if _ENDS_HIDDEN.search(_PATH_PARAMETERS.sub("", path).lower()) else UNKNOWN
 
 
 def parameter(route: Route, path: str) -> str:
