@@ -76,7 +76,7 @@ class Gateway:
         self._bodies = Bodies(config.limits)
         router = Router(config.policy, prefix_weight=config.prefix_weight, rng=random.Random())  # noqa: S311 - no secret
         self.proxy = Proxy(config, pool, router)
-        self.broadcasts = Broadcasts(pool, seconds=config.limits.first_byte_seconds)
+        self.broadcasts = Broadcasts(pool, seconds=config.limits.first_byte_seconds, on_forget=self._forget_prefixes)
         self.websockets = websockets.WebSockets(config, pool, router)
         self._merged = merged.Merged(config, pool)
         self._journal = journal
@@ -189,7 +189,7 @@ class Gateway:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        call.key = holder.name
+        call.key, call.admin = holder.name, holder.admin
         if route.admin and self._keys.restricted and not holder.admin:
             message = f"{path} concerns the whole deployment and needs an administrator's API key"
             raise Refusal(403, message, code="admin_key_required")
@@ -226,7 +226,7 @@ class Gateway:
             wanted = priority_of(incoming.read.get(b"x-dp-vllm-priority"))
             priority = facts.priority if wanted is None else wanted
             lines = self._request_lines(incoming, id_line)
-            rank = rank_of(priority, outranks=self._may_outrank(call.key)) if priority else 0
+            rank = rank_of(priority, outranks=call.admin or not self._keys.required) if priority else 0
             out = Outgoing(call.method, target, route, lines, body, facts, priority, rank, answer_lines)
             if route.reach in _BY_ALL:
                 await self._ask_all(out, relay, call)
@@ -245,8 +245,6 @@ class Gateway:
     async def _ask_all(self, out: Outgoing, relay: Relay, call: Call) -> None:
         if out.route.reach is Reach.ALL:
             answer = await self.broadcasts.send(out)
-            if out.route.forgets:
-                self._forget_prefixes()
         else:
             answer = await self._merged.answer(out)
         call.status, call.replica = answer.status, "all"
@@ -277,10 +275,6 @@ class Gateway:
         model = paths.query_value(target, "model") if self._pool.several_models else None
         form = incoming.read.get(b"content-type", b"")[:10].lower() == b"multipart/"
         return Facts(model=model, tokens=0 if form else len(body) // BYTES_PER_TOKEN)
-
-    def _may_outrank(self, key: str) -> bool:
-        """Whether a priority of this key counts against other keys; without keys each does."""
-        return not self._keys.required
 
     def _request_lines(self, incoming: Incoming, id_line: bytes) -> bytes:
         """What an engine is sent: the client's headers, the id, and a key only if engines judge keys."""

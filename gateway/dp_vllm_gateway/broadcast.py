@@ -4,32 +4,38 @@ Where several models are served, `?model=NAME` sends it to the replicas of that 
 
 A change that stays (an adapter, sleep) is repeated to a replica that restarts, before it is given any request. For
 that, changes and repeats take turns: a replica that comes back has either all that was changed before, or is among
-those that are told.
+those that the next change is sent to. A change is kept if at least one replica made it: those that failed get it when
+they restart, and the answer names those that refused it. What was begun is finished, whether or not the client stays.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from dp_vllm.endpoints import State
-from dp_vllm.engine.routes import route_of
+from dp_vllm.engine.routes import Route, route_of
 from dp_vllm_gateway import refusals
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.fetch import Fetched, fetch
-from dp_vllm_gateway.lasting import Change, Lasting, model_of
+from dp_vllm_gateway.lasting import MOST_CHANGE_BYTES, MOST_CHANGES, Change, Lasting, model_of
 from dp_vllm_gateway.listed import listed
 from dp_vllm_gateway.member import Member
 from dp_vllm_gateway.outgoing import Outgoing
 from dp_vllm_gateway.pool import Pool
-from dp_vllm_gateway.replies import TYPES
+from dp_vllm_gateway.replies import TYPES, Refusal
 from dp_vllm_gateway.upstream import UpstreamError
 
 REPEAT_SECONDS: Final = 60.0
 """How long a replica that restarted may take for one change; it is tried again with the next look at it."""
+
+MOST_REPEATS: Final = 10
+"""How often one change is repeated to one replica that fails or refuses each time: it may be what ends the engine."""
+
+_Done = TypeVar("_Done")
 
 _NOBODYS: Final = Facts(sequences=0)
 """What a change is as a load: nothing."""
@@ -52,64 +58,98 @@ class Result(NamedTuple):
 class Broadcasts:
     """Owns what was changed on all replicas and stays changed."""
 
-    def __init__(self, pool: Pool, *, seconds: float) -> None:
+    def __init__(self, pool: Pool, *, seconds: float, on_forget: Callable[[], None]) -> None:
+        """`on_forget` is called when the replicas' prefix caches were emptied."""
         self._pool = pool
         self._seconds = seconds
+        self._on_forget = on_forget
         self._lasting = Lasting()
+        self._failed: dict[tuple[str, Change], int] = {}
+        """How often in a row a replica could not be given a change again."""
         self.on_change: Callable[[Change], None] | None = None
         """Called with what was changed on all replicas, and is to stay so or is to stay so no longer."""
         self._turn = asyncio.Lock()
 
     async def send(self, out: Outgoing) -> Fetched:
         """Send to all replicas at once; the answer holds each result. Raises Refusal if there is no replica."""
-        if not (out.route.lasting or out.route.ends):
-            return combined(await self._to_all(out))
+        route = out.route
+        if not (route.lasting or route.ends):
+            return await _to_the_end(self._send(out))
+        change = Change(out.method, out.target, _lines(out), out.body)
         async with self._turn:
-            change = Change(out.method, out.target, _lines(out), out.body)
-            try:
-                results = await self._to_all(out)
-            except asyncio.CancelledError:  # the client left; the engines go on
-                self._made(change)
-                raise
-            if any(result.good for result in results.values()):
-                self._made(change)
-            return combined(results)
+            if route.lasting:
+                self._judge(route, change)
+            return await _to_the_end(self._send(out, change))
+
+    async def _send(self, out: Outgoing, change: Change | None = None) -> Fetched:
+        results = await self._to_all(out)
+        if out.route.forgets:
+            self._on_forget()
+        if change is not None and in_force(out.route, results):
+            self.note(change)
+            if self.on_change is not None:
+                self.on_change(change)
+        return combined(results)
+
+    def _judge(self, route: Route, change: Change) -> None:
+        """Raise Refusal if a change cannot be kept for replicas that restart."""
+        if change.size > MOST_CHANGE_BYTES:
+            message = (
+                f"this request has {change.size} bytes; at most {MOST_CHANGE_BYTES} are kept for restarted replicas"
+            )
+            raise Refusal(413, message, code="change_too_large")
+        if not self._lasting.has_room(route, change):
+            message = (
+                f"{MOST_CHANGES} changes are kept for restarted replicas already; undo one first, such as an adapter"
+            )
+            raise Refusal(409, message, code="too_many_changes")
 
     def note(self, change: Change) -> None:
         """All replicas were changed, by another process too."""
         self._lasting.note(route_of(change.method, change.target.partition("?")[0]), change)
+        kept = set(self._lasting.changes()) - {change}  # what is made again may be repeated again
+        self._failed = {key: count for key, count in self._failed.items() if key[1] in kept}
 
     def changes(self) -> tuple[Change, ...]:
         """What a new replica lacks, the oldest first."""
         return self._lasting.changes()
 
-    def _made(self, change: Change) -> None:
-        self.note(change)
-        if self.on_change is not None:
-            self.on_change(change)
-
     async def bring_up_to_date(self, member: Member) -> bool:
         """Repeat what was changed to a replica that has just become healthy; whether it was reached with all of it.
 
-        What the engine itself refuses is logged and not tried again: an adapter that is gone must not keep a replica
-        from serving.
+        What the engine itself refuses is logged, and not tried again before it restarts: an adapter that is gone must
+        not keep a replica from serving. What fails `MOST_REPEATS` times is not repeated to this replica any more.
         """
         async with self._turn:
             for change in self._lasting.changes():
                 model = self._model_of(change.target)
                 if model is not None and not member.knows(model):
                     continue
-                try:
-                    answer = await fetch(member, *change, seconds=REPEAT_SECONDS)
-                except (OSError, UpstreamError) as error:
-                    log.warning("replica %s could not be given %s again: %s", member.name, change.target, _told(error))
+                if self._failed.get((member.name, change), 0) < MOST_REPEATS and not await self._repeat(member, change):
                     return False
-                if Result(*answer).good:
-                    log.info("replica %s was given %s again", member.name, change.target)
-                else:
-                    said = answer.body.decode(errors="replace")[:500]
-                    log.error("replica %s refused %s again: %d %s", member.name, change.target, answer.status, said)
             return True
+
+    async def _repeat(self, member: Member, change: Change) -> bool:
+        """Whether the replica answered."""
+        try:
+            answer = await fetch(member, *change, seconds=REPEAT_SECONDS)
+        except (OSError, UpstreamError) as error:
+            log.warning("replica %s could not be given %s again: %s", member.name, change.target, _told(error))
+            self._count_failure(member, change)
+            return False
+        if Result(*answer).good or _was_made_already(answer):
+            log.info("replica %s was given %s again", member.name, change.target)
+            self._failed.pop((member.name, change), None)
+        else:
+            text = answer.body.decode(errors="replace")[:500]
+            log.error("replica %s refused %s again: %d %s", member.name, change.target, answer.status, text)
+            self._count_failure(member, change)
+        return True
+
+    def _count_failure(self, member: Member, change: Change) -> None:
+        count = self._failed[member.name, change] = self._failed.get((member.name, change), 0) + 1
+        if count == MOST_REPEATS:
+            log.error("replica %s failed %s %d times and is not given it any more", member.name, change.target, count)
 
     async def _to_all(self, out: Outgoing) -> dict[str, Result]:
         model = self._model_of(out.target)
@@ -144,6 +184,28 @@ class Broadcasts:
     def _model_of(self, target: str) -> str | None:
         """The model whose replicas are meant; None if all are."""
         return model_of(target) if self._pool.several_models else None
+
+
+async def _to_the_end(work: Coroutine[Any, Any, _Done]) -> _Done:
+    """Finish what was begun though the client leaves, which cancels the one who waits."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):
+            await task
+        raise
+
+
+def in_force(route: Route, results: Mapping[str, Result]) -> bool:
+    """Whether a change is to be kept: some replica made it, or all healthy ones lack what it takes back. Pure."""
+    statuses = {result.status for result in results.values()}
+    return any(result.good for result in results.values()) or (bool(route.ends) and {404} <= statuses <= {404, 503})
+
+
+def _was_made_already(answer: Fetched) -> bool:
+    """Whether an engine refused a change as it was made before: another process of the gateway came first."""
+    return answer.status in (400, 409) and b"already" in answer.body
 
 
 def combined(results: Mapping[str, Result]) -> Fetched:

@@ -23,6 +23,8 @@ class Call(msgspec.Struct, gc=False):
     """The route table's path; empty for one that it does not name."""
     key: str = ""
     """The key's name."""
+    admin: bool = False
+    """The key is an administrator's."""
     model: str = ""
     stream: bool = False
     replica: str = ""

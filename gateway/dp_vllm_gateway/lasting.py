@@ -15,6 +15,11 @@ import msgspec
 
 from dp_vllm.engine.routes import Route, parameter
 
+MOST_CHANGES: Final = 1_000
+
+MOST_CHANGE_BYTES: Final = 64 << 10
+"""Of one change: target, header lines and body. An adapter's takes less than 1 kB."""
+
 _FIELD: Final = re.compile(r"\{(\w+)\}")
 
 
@@ -27,6 +32,11 @@ class Change(NamedTuple):
     """Header lines."""
     body: bytes
 
+    @property
+    def size(self) -> int:
+        """In bytes, as it is kept."""
+        return len(self.target) + len(self.lines) + len(self.body)
+
 
 class Lasting:
     """The changes in force, each under the name of what it changed."""
@@ -34,18 +44,22 @@ class Lasting:
     def __init__(self) -> None:
         self._changes: dict[tuple[str, str | None], Change] = {}
 
+    def has_room(self, route: Route, change: Change) -> bool:
+        """Whether a change can be kept besides those in force: one of the same thing takes no more room."""
+        return len(self._changes) < MOST_CHANGES or _key(route.lasting, route, change) in self._changes
+
     def note(self, route: Route, change: Change) -> None:
         """A change was made: one that stays, or one that takes another back. Others are not noted.
 
-        One that was made for all models stays for all until it is taken back for all.
+        One that was made for all models stays for all until it is taken back for all. One that is too large or too
+        many is not noted either: another process has let it pass.
         """
-        model = model_of(change.target)
-        if route.lasting:
-            key = _name(route.lasting, route, change), model
+        if route.lasting and change.size <= MOST_CHANGE_BYTES and self.has_room(route, change):
+            key = _key(route.lasting, route, change)
             self._changes.pop(key, None)  # what is made again is the latest
             self._changes[key] = change
         elif route.ends:
-            name = _name(route.ends, route, change)
+            name, model = _key(route.ends, route, change)
             for key in [key for key in self._changes if key[0] == name and model in (None, key[1])]:
                 del self._changes[key]
 
@@ -57,6 +71,10 @@ class Lasting:
 def model_of(target: str) -> str | None:
     """The model that a change is for, as `?model=` says it; None if it is for all."""
     return parse_qs(target.partition("?")[2]).get("model", [None])[-1]
+
+
+def _key(template: str, route: Route, change: Change) -> tuple[str, str | None]:
+    return _name(template, route, change), model_of(change.target)
 
 
 def _name(template: str, route: Route, change: Change) -> str:

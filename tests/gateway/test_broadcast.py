@@ -1,15 +1,26 @@
 """Routes that concern every replica."""
 
+import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import programs
+import pytest
 import scripted
 import wire
 from scripted import Asked, Engine, Peer
 from wire import ask
+
+from dp_vllm.engine.routes import route_of
+from dp_vllm_gateway.broadcast import Broadcasts, Result, in_force
+from dp_vllm_gateway.facts import Facts
+from dp_vllm_gateway.lasting import MOST_CHANGE_BYTES, MOST_CHANGES, Change
+from dp_vllm_gateway.outgoing import Outgoing
+from dp_vllm_gateway.pool import Pool
+from dp_vllm_gateway.replies import Refusal
 
 LOAD = "/v1/load_lora_adapter"
 UNLOAD = "/v1/unload_lora_adapter"
@@ -31,8 +42,10 @@ class Adapters:
         peer.send(scripted.whole(status, {"did": asked.target, "loaded": self.loaded}))
 
     def _change(self, target: str, name: str) -> int:
-        if name in self.refuses or ((target == LOAD) == (name in self.loaded) and name):
+        if name in self.refuses or (target == LOAD and name in self.loaded):
             return 400
+        if target == UNLOAD and name not in self.loaded:
+            return 404
         if target == LOAD:
             self.loaded.append(name)
         elif name:
@@ -172,21 +185,81 @@ def test_a_replica_that_cannot_be_given_its_adapters_is_not_served_from(tmp_path
         assert adapters.loaded == ["sql"]
 
 
-def test_a_change_of_which_the_client_left_is_made_and_remembered(tmp_path: Path) -> None:
+def test_a_replica_that_fails_at_a_change_each_time_serves_without_it(tmp_path: Path) -> None:
+    with deployment(tmp_path) as (gateway, engines):
+        assert ask(gateway.url, "POST", LOAD, {"lora_name": "sql"}).status == 200
+        engine, adapters = engines[0]
+        adapters.die(engine)
+        programs.wait_until(lambda: health(gateway.url) == "1", "the death is seen")
+        engine.script = scripted.then_closing()
+        seen = len(engine.asked)
+        engine.up()
+        programs.wait_until(lambda: health(gateway.url) == "01", "replica 0 is back")
+        assert [asked.target for asked in engine.asked[seen:]].count(LOAD) == 10
+        assert "replica 0 failed /v1/load_lora_adapter 10 times and is not given it any more" in gateway.output()
+
+
+def test_a_change_of_which_the_client_left_is_finished_and_kept_only_if_a_replica_made_it(tmp_path: Path) -> None:
     with deployment(tmp_path) as (gateway, engines):
         (engine, adapters), (other, _) = engines
+        go = threading.Event()
 
         def slow(peer: Peer, asked: Asked) -> None:
-            assert peer.left()
+            assert go.wait(programs.START_SECONDS)
             adapters(peer, asked)
 
         engine.script = other.script = slow
-        with wire.line(gateway.url) as line:
-            line.send(wire.request("POST", LOAD, b'{"lora_name": "sql"}'))
-            programs.wait_until(lambda: bool(engine.asked and other.asked), "both are asked")
-        programs.wait_until(lambda: adapters.loaded == ["sql"], "the engine goes on")
-        engine.script = other.script = adapters
+        adapters.refuses.add("refused")
+        for name in ("refused", "sql"):
+            go.clear()
+            engine.asked.clear()
+            with wire.line(gateway.url) as line:
+                line.send(wire.request("POST", LOAD, b'{"lora_name": "%b"}' % name.encode()))
+                programs.wait_until(lambda: bool(engine.asked), "it is asked")
+            assert programs.answers(gateway.url + "/health"), "the gateway has seen that the client left"
+            go.set()
+        programs.wait_until(lambda: adapters.loaded == ["sql"], "the engine made the change")
+        engine.script = adapters
         adapters.die(engine)
         programs.wait_until(lambda: health(gateway.url) == "1", "the death is seen")
+        seen = len(adapters.log)
         engine.up()
-        programs.wait_until(lambda: adapters.loaded == ["sql"], "it is repeated")
+        programs.wait_until(lambda: health(gateway.url) == "01", "replica 0 is back")
+        assert (adapters.loaded, adapters.log[seen:].count(LOAD)) == (["sql"], 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "statuses", "kept"),
+    [
+        (LOAD, [200, 400], True),
+        (LOAD, [502, 502], False),
+        (LOAD, [404, 404], False),
+        (UNLOAD, [200, 500], True),
+        (UNLOAD, [404, 404], True),
+        (UNLOAD, [404, 503], True),
+        (UNLOAD, [503, 503], False),
+        (UNLOAD, [404, 502], False),
+    ],
+)
+def test_a_change_is_kept_if_any_replica_made_it(path: str, statuses: list[int], kept: bool) -> None:
+    results = {str(number): Result(status, None) for number, status in enumerate(statuses)}
+    assert in_force(route_of("POST", path), results) == kept
+
+
+async def test_a_change_that_cannot_be_kept_is_refused_before_it_is_sent() -> None:
+    pool = Pool(connect_seconds=1, clock=asyncio.get_running_loop().time)
+    broadcasts = Broadcasts(pool, seconds=1, on_forget=lambda: None)
+
+    async def refusal(path: str, **body: str) -> str | None:
+        out = Outgoing("POST", path, route_of("POST", path), b"", json.dumps(body).encode(), Facts(), 0, 0, b"")
+        with pytest.raises(Refusal) as raised:
+            await broadcasts.send(out)
+        return raised.value.code
+
+    for number in range(MOST_CHANGES):
+        assert await refusal(LOAD, lora_name="new") == "no_ready_replica"
+        broadcasts.note(Change("POST", LOAD, b"", json.dumps({"lora_name": str(number)}).encode()))
+    assert await refusal(LOAD, lora_name="new") == "too_many_changes"
+    assert await refusal(LOAD, lora_name="0") == "no_ready_replica"
+    assert await refusal(UNLOAD, lora_name="0") == "no_ready_replica"
+    assert await refusal(LOAD, lora_name="large", x="x" * MOST_CHANGE_BYTES) == "change_too_large"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dp_vllm.engine.routes import ROUTES, route_of
-from dp_vllm_gateway.lasting import Change, Lasting
+from dp_vllm_gateway.lasting import MOST_CHANGE_BYTES, MOST_CHANGES, Change, Lasting
 
 
 def change(method: str, target: str, **body: str) -> Change:
@@ -41,11 +41,24 @@ def test_in_force_is_the_last_change_of_each_thing_that_was_not_taken_back(
     assert list(lasting.changes()) == expected
 
 
-@given(st.binary())
+@given(st.binary() | st.sampled_from([b'{"lora_name": 1' + b"0" * 5_000 + b"}", b"[" * 9_000, b'{"lora_name": [NaN]}']))
 def test_any_body_can_be_noted(body: bytes) -> None:
     lasting = Lasting()
     note(lasting, Change("POST", "/v1/load_lora_adapter", b"", body))
     assert len(lasting.changes()) == 1
+
+
+def test_what_is_too_large_or_too_many_is_not_kept() -> None:
+    lasting = Lasting()
+    note(lasting, change("POST", "/v1/load_lora_adapter", lora_name="large", x="x" * MOST_CHANGE_BYTES))
+    assert lasting.changes() == ()
+    for number in range(MOST_CHANGES):
+        note(lasting, change("POST", "/v1/load_lora_adapter", lora_name=str(number)))
+    again, new = (change("POST", "/v1/load_lora_adapter", lora_name=name, path="/p") for name in ("0", "new"))
+    note(lasting, again)
+    note(lasting, new)
+    assert len(lasting.changes()) == MOST_CHANGES
+    assert again in lasting.changes() and new not in lasting.changes()
 
 
 def test_what_a_route_takes_back_is_what_another_makes() -> None:

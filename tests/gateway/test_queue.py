@@ -131,14 +131,16 @@ def test_priorities_go_before_arrival_and_the_header_before_the_body(tmp_path: P
 def test_keys_have_fair_shares(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("many-key\nfew-key\n")
-    with scene(tmp_path, "--api-key-file", str(keys)) as one:
+    with scene(tmp_path, "--api-key-file", str(keys), "--admin-api-key", "boss") as one:
         for number in range(4):
             one.ask(f"many {number}", authorization="Bearer many-key", x_dp_vllm_priority=str(-number))
         one.ask("batch", authorization="Bearer many-key", x_dp_vllm_priority="10")
         one.ask("few", authorization="Bearer few-key")
-        one.answer(6)
-        programs.wait_until(lambda: len(one.engine.asked) == 6, "all were sent")
+        one.ask("outranks", authorization="Bearer boss", x_dp_vllm_priority="-1")
+        one.answer(7)
+        programs.wait_until(lambda: len(one.engine.asked) == 7, "all were sent")
         prompts = one.prompts()
+        assert prompts.pop(1) == "outranks"
         assert prompts.index("few") <= 2, "a priority below 0 counts only within the key's share"
         prompts.remove("few")
         assert prompts == ["many 0", "many 3", "many 2", "many 1", "batch"]
