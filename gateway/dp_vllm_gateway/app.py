@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import random
 import secrets
+import sys
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final
@@ -12,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from dp_vllm.engine.routes import Reach, Route, route_of
-from dp_vllm_gateway import cors, merged, paths, refusals, replies, sse, waiting, websockets
+from dp_vllm_gateway import bounds, cors, merged, paths, refusals, replies, sse, waiting, websockets
 from dp_vllm_gateway.asked import Asked
 from dp_vllm_gateway.body import Bodies
 from dp_vllm_gateway.broadcast import Broadcasts
@@ -87,6 +88,7 @@ class Gateway:
         self.team = workers or (self._team(peers, {}) if peers is not None else None)
         """Those that are told what this process does, and tell, if there are any."""
         exposition.peers = peers.count if peers is not None else None
+        exposition.message_errors = self.team.errors if self.team is not None else None
         self.own = OwnAnswers(
             *(pool, keys, contact, exposition, self.proxy.queue, self.proxy.decisions, workers),
             ending=lambda: self.ending,
@@ -257,7 +259,7 @@ class Gateway:
 
     def _expect(self, incoming: Incoming, relay: Relay) -> None:
         length = incoming.read.get(b"content-length")
-        self._bodies.judge_length(int(length) if length else 0)
+        self._bodies.judge_length(bounds.count_of(length, sys.maxsize) if length else 0)
         expected = incoming.read.get(b"expect")
         if expected is None:
             return

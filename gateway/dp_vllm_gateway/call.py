@@ -5,6 +5,8 @@ from typing import Final
 
 import msgspec
 
+from dp_vllm_gateway import bounds
+
 _PROMPT: Final = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d+)')
 _COMPLETION: Final = re.compile(rb'"(?:completion|output)_tokens":\s*(\d+)')
 
@@ -53,4 +55,4 @@ class Call(msgspec.Struct, gc=False):
 
 
 def _number(found: re.Match[bytes] | None) -> int:
-    return int(found.group(1)) if found is not None else 0
+    return bounds.count_of(found[1], bounds.MOST_TOKENS) if found is not None else 0

@@ -13,6 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from dp_vllm_gateway.bounds import count_of
+
+MOST_CACHE_TOKENS: Final = 1 << 27
+"""An engine's KV cache is taken to hold no more: what is remembered of it is bounded by that."""
+
 WANTED: Final = (b"vllm:", b"http_")
 """How the families begin that tell of the model and its server; what an engine says of its process stays its own."""
 
@@ -68,8 +73,10 @@ def cache_tokens(scrape: bytes) -> int:
     labels = (b"kv_cache_size_tokens", b"block_size", b"num_gpu_blocks")
     tokens, block_size, blocks = (re.search(rb'[{,]%b="([0-9]+)"' % label, found[0]) for label in labels)
     if tokens is not None:
-        return int(tokens[1])
-    return int(block_size[1]) * int(blocks[1]) if block_size and blocks else 0
+        return count_of(tokens[1], MOST_CACHE_TOKENS)
+    if block_size is None or blocks is None:
+        return 0
+    return min(count_of(block_size[1], MOST_CACHE_TOKENS) * count_of(blocks[1], MOST_CACHE_TOKENS), MOST_CACHE_TOKENS)
 
 
 def merge(scrapes: Mapping[str, bytes]) -> bytes:

@@ -17,6 +17,7 @@ from dp_vllm_gateway.member import Member
 from dp_vllm_gateway.metrics import Histogram, Metrics, Times
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.queue import Queue
+from dp_vllm_gateway.workers.errors import MessageErrors
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -37,6 +38,8 @@ class Exposition:
         self._contact = contact
         self._queue = queue
         self._process = ProcessCollector(registry=None)
+        self.message_errors: MessageErrors | None = None
+        """Of messages to and from other gateway processes, if there are any."""
         self.peers: Callable[[], int] | None = None
         """How many other gateways this one tells what it does, if it does so at all."""
 
@@ -68,6 +71,9 @@ class Exposition:
         if self.peers is not None:
             text = "Other gateways of the model that tell this one what they do"
             yield GaugeMetricFamily("dp_vllm_gateway_peers", text, self.peers())
+        if self.message_errors is not None:
+            text = "Messages between gateway processes that could not be written, read or applied"
+            yield CounterMetricFamily("dp_vllm_gateway_message_errors", text, self.message_errors.count)
         age = self._contact.age_seconds(now)
         if age is not None:
             yield GaugeMetricFamily(

@@ -10,6 +10,7 @@ import msgspec
 import xxhash
 
 from dp_vllm.policy import Policy
+from dp_vllm_gateway import bounds
 from dp_vllm_gateway.routing.blocks import BLOCK_BYTES, blocks_of
 from dp_vllm_gateway.routing.prompt import Prompt, PromptFields, prompt_of, tokens_of
 
@@ -20,7 +21,7 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
     model: str | None = None
     stream: bool = False
     sequences: int = 1
-    """How many sequences the engine will run at once: `n` times the prompts."""
+    """How many sequences the engine will run at once: `n` times the prompts, clamped (`bounds`)."""
     tokens: int = 0
     """The prompt's length, estimated."""
     previous_response: str | None = None
@@ -74,10 +75,15 @@ class _Untyped(PromptFields):
     def typed(self) -> _Body:
         """What has the right type; the rest is not known."""
         given = {name: getattr(self, name) for name in self.__struct_fields__}
-        kinds = {"stream": bool, "n": int, "priority": int}
-        strings = {name: value for name, value in given.items() if not isinstance(value, msgspec.Raw)}
-        wrong = [name for name, value in strings.items() if not isinstance(value, kinds.get(name, str))]
+        given |= {name: bounds.integer_of(given[name], most) for name, most in _INTEGERS.items()}
+        kinds = {"stream": bool, **dict.fromkeys(_INTEGERS, int)}
+        read = {name: value for name, value in given.items() if not isinstance(value, msgspec.Raw)}
+        wrong = [name for name, value in read.items() if not isinstance(value, kinds.get(name, str))]
         return _Body(**given | dict.fromkeys(wrong))
+
+
+_INTEGERS: Final = {"n": bounds.MOST_SEQUENCES, "priority": bounds.MOST_PRIORITY}
+"""The fields that are integers, and the most that each is taken for."""
 
 
 _UNREADABLE: Final = (ValueError, RecursionError)
@@ -114,16 +120,15 @@ _COMPARING: Final = (Policy.PREFIX, Policy.CONSISTENT_HASH)
 
 
 def _facts(fields: _Short | _Body, prompt: Prompt, *, blocks: list[int] | None = None, affinity: int = 0) -> Facts:
-    n = fields.n if fields.n is not None and fields.n > 0 else 1
     return Facts(
         fields.model,
         bool(fields.stream),
-        n * prompt.count,
+        bounds.sequences_of(fields.n, prompt.count),
         prompt.tokens,
         fields.previous_response_id,
         blocks or [],
         prompt.tokens * BLOCK_BYTES / len(prompt.text) if blocks else 0.0,
-        fields.priority or 0,
+        bounds.priority_of(fields.priority),
         affinity,
     )
 
@@ -154,9 +159,9 @@ def _fields(body: bytes) -> _Body:
 
 
 def _lenient(body: bytes) -> _Untyped:
-    """The standard library takes what msgspec refuses and FastAPI accepts: NaN, lone surrogates, a BOM, UTF-16."""
+    """What msgspec refuses and FastAPI accepts: NaN, lone surrogates, a BOM, UTF-16. Integers may have any length."""
     try:
-        value = json.loads(body)
+        value = json.loads(body, parse_int=bounds.parsed_integer)
     except _UNREADABLE as error:
         raise BadJson(str(error)) from error
     if not isinstance(value, dict):

@@ -8,7 +8,8 @@ from typing import Final
 MOST: Final = 100_000
 """Responses whose home is remembered; the oldest goes first."""
 
-_RESPONSE_ID: Final = re.compile(rb'"id":\s*"(resp_[\w.-]+)"')
+_RESPONSE_ID: Final = re.compile(rb'"id":\s*"(resp_[\w.-]{1,250})"')
+"""vLLM's has 37 characters. A client may choose it (`request_id`), so it may be longer, but not of any length."""
 
 
 class Homes:

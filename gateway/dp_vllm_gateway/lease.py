@@ -23,7 +23,7 @@ class Lease:
     def __init__(self, pool: Pool, member: Member, facts: Facts, reason: str, cached_tokens: int) -> None:
         self._pool = pool
         self._facts = facts
-        self._tokens = facts.tokens - cached_tokens
+        self._tokens = max(0, facts.tokens - cached_tokens)
         self.member = member
         self.reason = reason
         """Why it is this endpoint."""
@@ -35,14 +35,21 @@ class Lease:
         return self
 
     def begin(self) -> None:
-        """Count from now on, before the request itself can: it waited, and does not know yet that it may go."""
+        """Count from now on, before the request itself can: it waited, and does not know yet that it may go.
+
+        If anything here fails, nothing is counted.
+        """
         member, facts = self.member, self._facts
         self._prefill = self._pool.begin_prefill(member, self._tokens, stream=facts.stream)
         member.requests += 1
         member.sequences += facts.sequences
-        if facts.blocks:
-            member.remembered.add(facts.blocks)
-        self._pool.begun(member, facts.blocks, self._tokens)
+        try:
+            if facts.blocks:
+                member.remembered.add(facts.blocks)
+            self._pool.begun(member, facts.blocks, self._tokens)
+        except BaseException:
+            self.end()
+            raise
 
     def answering(self) -> None:
         """The first body byte came: the prompt has been read."""

@@ -29,7 +29,10 @@ class Lookup:
 
     async def _look_up(self) -> list[str]:
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        try:
+            found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        except ValueError as error:  # a label that is empty or longer than 63 characters
+            raise OSError(f"{self._host!r} is not a host name: {error}") from error
         return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
     def _done(self, task: asyncio.Task[list[str]]) -> None:

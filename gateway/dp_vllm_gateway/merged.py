@@ -93,13 +93,18 @@ def models_of(bodies: Sequence[bytes]) -> bytes:
     return msgspec.json.encode({"object": "list", "data": list(models.values())})
 
 
+MOST_LOAD: Final = 1 << 32
+"""Requests that one engine is believed to have."""
+
+
 class _Load(msgspec.Struct):
     server_load: int = 0
 
 
 def load_of(bodies: Sequence[bytes]) -> bytes:
     """The requests that run on all replicas."""
-    return msgspec.json.encode(_Load(sum(msgspec.json.decode(body, type=_Load).server_load for body in bodies)))
+    loads = (msgspec.json.decode(body, type=_Load).server_load for body in bodies)
+    return msgspec.json.encode(_Load(sum(min(max(load, 0), MOST_LOAD) for load in loads)))
 
 
 _READY: Any = {
@@ -115,7 +120,8 @@ _READY: Any = {
 def document_of(body: bytes, root_path: str, *, unsafe: bool) -> bytes:
     """An engine's OpenAPI document as the endpoint's: with `/ready`, and without what is refused here."""
     document = msgspec.json.decode(body, type=dict[str, Any])
-    paths = {path: _open(path, item, unsafe) for path, item in document.get("paths", {}).items()}
+    described = msgspec.convert(document.get("paths", {}), dict[str, dict[str, Any]])
+    paths = {path: _open(path, item, unsafe) for path, item in described.items()}
     document["paths"] = {path: item for path, item in paths.items() if item} | {"/ready": _READY}
     document.pop("servers", None)
     if root_path:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from dp_vllm import names
+from dp_vllm_gateway import bounds
 from dp_vllm_gateway.config import Limits
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.lease import Lease
@@ -30,19 +31,23 @@ Called: TypeAlias = "asyncio.Future[Turn]"
 
 Held: TypeAlias = Entry[Called]
 
+LONGEST: Final = 100
+"""Characters of a header's value that an error repeats."""
+
 TOO_MANY: Final = "queue_full"
 TOO_LONG: Final = "queue_timeout"
 
 
 def priority_of(value: bytes | None) -> int | None:
-    """What a client's header says; None if it says nothing. Raises Refusal if that is no priority."""
+    """What a client's header says, clamped; None if it says nothing. Raises Refusal if that is no priority."""
     if value is None:
         return None
-    try:
-        return int(value)
-    except ValueError:
-        message = f"{names.PRIORITY_HEADER}: {value.decode('latin-1')!r} is not a whole number; lower goes first"
-        raise Refusal(400, message) from None
+    text = value.decode("latin-1")
+    priority = bounds.integer_of(text, bounds.MOST_PRIORITY)
+    if priority is None:
+        message = f"{names.PRIORITY_HEADER}: {text[:LONGEST]!r} is not a whole number; lower goes first"
+        raise Refusal(400, message)
+    return priority
 
 
 class Queue:
@@ -203,10 +208,15 @@ class Queue:
     def _go(self, line: Line[Called], entry: Held, choice: Choice[Member]) -> None:
         line.take(entry)
         self._uncount(entry)
-        if not entry.waiting.done():  # else its client has left this moment
-            lease = self._lease(choice, entry.facts)
+        if entry.waiting.done():  # its client has left this moment
+            return
+        lease = self._lease(choice, entry.facts)
+        try:
             lease.begin()
-            entry.waiting.set_result(Turn(choice, lease))
+        except Exception as error:
+            entry.waiting.set_exception(error)  # else it would wait for an answer that never comes
+            raise
+        entry.waiting.set_result(Turn(choice, lease))
 
     def _end(self, line: Line[Called], why: Exception) -> None:
         for entry in list(line.in_order()):

@@ -35,6 +35,9 @@ BLOCK_TOKENS: Final = BLOCK_BYTES // BYTES_PER_TOKEN
 MOST_BLOCKS: Final = 200_000
 """Blocks whose numbers are kept: 50 million tokens, more than engines have in their caches; about 40 MB."""
 
+MOST_TOKENS: Final = 1 << 24
+"""Of one prompt: a line names each block of it, whatever an engine counts."""
+
 FLUSH_SECONDS: Final = 0.1
 
 MOST_WAITING: Final = 20_000
@@ -148,7 +151,7 @@ class Recording:
 
     def _line(self, call: Call, out: Outgoing) -> bytes:
         facts = out.facts if out.facts.blocks else facts_of(out.body, Policy.PREFIX)
-        tokens = call.prompt_tokens or facts.tokens
+        tokens = min(call.prompt_tokens or facts.tokens, MOST_TOKENS)
         text_blocks = facts.tokens / facts.block_tokens if facts.blocks else 0.0
         line = _Line(
             timestamp=round((call.began_at - self._began_at) * 1000),

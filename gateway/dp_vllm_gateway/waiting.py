@@ -29,7 +29,9 @@ def seconds_of(value: bytes | None) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= 86_400:
-        raise Refusal(400, f"x-dp-vllm-wait: {value.decode('latin-1')!r} is not a number of seconds from 0 to 86400")
+        raise Refusal(
+            400, f"x-dp-vllm-wait: {value[:100].decode('latin-1')!r} is not a number of seconds from 0 to 86400"
+        )
     return seconds
 
 

@@ -6,12 +6,24 @@ the new one, and counts up its generation, so that the gateway can say which set
 
 import enum
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from dp_vllm.errors import UserError
+
+Name: TypeAlias = Annotated[str, Meta(pattern=r"^[!-~]{1,253}\Z")]
+"""What stands in a header, in the label of a metric and in messages between gateways."""
+
+Incarnation: TypeAlias = Annotated[str, Meta(max_length=253)]
+
+Generation: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 53)]
+
+_ADDRESS: Final = re.compile(r"unix:/[^\0]+|[^\s/\0-\x1f\x7f]+:([0-9]{1,5})")
 
 
 class State(enum.Enum):
@@ -29,11 +41,11 @@ class State(enum.Enum):
 class Endpoint:
     """One engine that requests can be sent to."""
 
-    name: str
+    name: Name
     """The replica's name, unique in the set: "0"."""
     address: str
     """`host:port` or `unix:/path`; empty if it has none yet."""
-    incarnation: str = ""
+    incarnation: Incarnation = ""
     """Another one after each start of the engine: its caches, adapters and connections are gone with the old one."""
     state: State = State.READY
     message: str = ""
@@ -46,7 +58,7 @@ class Endpoint:
 class EndpointSet:
     """All endpoints at one moment."""
 
-    generation: int
+    generation: Generation
     endpoints: tuple[Endpoint, ...]
     why_none: str = ""
     """Why there is no endpoint, if there is none: a sentence that clients are shown in a 503."""
@@ -58,9 +70,20 @@ def read(path: Path) -> EndpointSet:
     Raises FileNotFoundError before it was first written, and UserError if it holds something else.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=EndpointSet)
-    except msgspec.DecodeError as error:
+        found = msgspec.json.decode(path.read_bytes(), type=EndpointSet)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not an endpoints file: {error}") from error
+    for endpoint in found.endpoints:
+        if endpoint.address and not is_address(endpoint.address):
+            message = f"the address {endpoint.address[:200]!r} is neither HOST:PORT nor unix:/PATH"
+            raise UserError(f"{path} is not an endpoints file: endpoint {endpoint.name}: {message}")
+    return found
+
+
+def is_address(address: str) -> bool:
+    """Whether that is `host:port` or `unix:/path`."""
+    found = _ADDRESS.fullmatch(address)
+    return found is not None and (found[1] is None or 0 < int(found[1]) < 65536)
 
 
 def write(path: Path, endpoints: EndpointSet) -> None:

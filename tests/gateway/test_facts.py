@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dp_vllm.policy import Policy
+from dp_vllm_gateway.bounds import MOST_PRIORITY, MOST_SEQUENCES
 from dp_vllm_gateway.facts import BadJson, Facts, facts_of
 from dp_vllm_gateway.routing.blocks import BLOCK_BYTES
 from dp_vllm_gateway.routing.load import BYTES_PER_TOKEN
@@ -75,9 +76,12 @@ def test_every_encoding_that_json_may_have_is_read(encoding: str) -> None:
         ({}, Facts(tokens=0)),
         ({"model": "m", "stream": True}, Facts("m", True, 1, 7)),
         ({"n": 4}, Facts(sequences=4, tokens=2)),
-        ({"n": 4.0, "model": "m"}, Facts("m", tokens=6)),
+        ({"n": 4.0, "model": "m"}, Facts("m", sequences=4, tokens=6)),
+        ({"n": "4"}, Facts(sequences=4, tokens=2)),
+        ({"n": 1.5}, Facts(tokens=2)),
         ({"n": True}, Facts(tokens=2)),
-        ({"n": 10**30}, Facts(sequences=10**30, tokens=9)),
+        ({"n": 10**30}, Facts(sequences=MOST_SEQUENCES, tokens=9)),
+        ({"prompt": ["a"] * 1000, "n": 1000}, Facts(sequences=MOST_SEQUENCES, tokens=0)),
         ({"prompt": []}, Facts(sequences=1, tokens=0)),
         ({"prompt": [1, 2, 3]}, Facts(sequences=1, tokens=3)),
         ({"prompt": ["abcd", "efghijkl"], "n": 3}, Facts(sequences=6, tokens=3)),
@@ -90,6 +94,27 @@ def test_what_is_read(body: dict[str, Any], expected: Facts) -> None:
     assert facts.tokens == pytest.approx(expected.tokens, abs=2)
     for name in ("model", "stream", "sequences", "previous_response"):
         assert getattr(facts, name) == getattr(expected, name), name
+
+
+@pytest.mark.parametrize("number", ["-1", "0", f"{2**31}", f"{2**53 + 1}", f"{2**64}", "1" + "0" * 400, "9" * 5000])
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_numbers_of_any_size_are_clamped(number: str, sign: str) -> None:
+    written = (sign + number).removeprefix("--")
+    for value in (written, f'"{written}"'):
+        facts = facts_of(b'{"prompt": "x", "n": %b, "priority": %b}' % (value.encode(), value.encode()))
+        small = len(number) < 5
+        size = int(number) if small else MOST_SEQUENCES
+        assert facts.sequences == (1 if written.startswith("-") else max(1, size))
+        most = abs(int(number)) if small else MOST_PRIORITY
+        assert facts.priority == (-most if written.startswith("-") else most)
+
+
+@pytest.mark.parametrize(
+    "odd", ["NaN", "Infinity", "-Infinity", "1e400", "-0.0", '""', "true", "[]", "{}", "null", '"x"']
+)
+def test_what_is_no_integer_counts_as_none(odd: str) -> None:
+    facts = facts_of(b'{"prompt": "x", "n": %b, "priority": %b}' % (odd.encode(), odd.encode()))
+    assert (facts.sequences, facts.priority in (0, 1)) == (1, True)
 
 
 def test_an_image_counts_as_so_many_tokens_however_long_it_is() -> None:

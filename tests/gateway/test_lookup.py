@@ -35,3 +35,9 @@ async def test_one_who_gives_up_does_not_take_the_look_up_from_the_others() -> N
     await asyncio.sleep(0)
     impatient.cancel()
     assert "127.0.0.1" in await patient
+
+
+@pytest.mark.parametrize("host", ["a" * 64, "a..b", ".a", "a" * 5000])
+async def test_what_is_no_host_name_is_an_oserror(host: str) -> None:
+    with pytest.raises(OSError, match=r"."):
+        await Lookup(host, 80).addresses()

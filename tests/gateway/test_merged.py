@@ -12,7 +12,7 @@ from ports import free_port
 from scripted import Asked, Engines, Peer, Script
 from wire import ask
 
-from dp_vllm_gateway.merged import document_of, load_of, models_of
+from dp_vllm_gateway.merged import MOST_LOAD, document_of, load_of, models_of
 
 
 def answering(**answers: Any) -> Script:
@@ -128,6 +128,18 @@ def test_what_cannot_be_read_is_one_kind_of_error(body: bytes) -> None:
         except DecodeError:
             failures += 1
     assert failures >= 1
+
+
+@pytest.mark.parametrize("load", [-1, 0, 2**53 + 1, 2**64, 10**20, 10**400])
+def test_no_load_is_too_large_for_the_sum(load: int) -> None:
+    total = json.loads(load_of([b'{"server_load": %d}' % load, b'{"server_load": 3}']))["server_load"]
+    assert 3 <= total <= 3 + MOST_LOAD
+
+
+@pytest.mark.parametrize("odd", [b'{"paths": []}', b'{"paths": {"/x": 5}}', b'{"paths": {"/x": []}}', b"[]"])
+def test_a_document_of_another_form_cannot_be_read(odd: bytes) -> None:
+    with pytest.raises(DecodeError):
+        document_of(odd, "", unsafe=False)
 
 
 def test_with_unsafe_routes_allowed_the_document_names_them() -> None:

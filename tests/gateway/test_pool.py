@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from dp_vllm.endpoints import Endpoint, EndpointSet, State
 from dp_vllm.policy import Policy
+from dp_vllm_gateway.engine_metrics import MOST_CACHE_TOKENS
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.lease import Lease
 from dp_vllm_gateway.member import Member, Seen
@@ -270,6 +271,15 @@ async def test_as_much_is_remembered_as_the_engine_says_that_its_cache_holds(poo
         pool.token_ratio.learn(10_000, 20_000)
     pool.observe("0", "", Seen(healthy=True, certain=True, scrape=b""))
     assert member.remembered.capacity == pytest.approx(200, abs=3), "a token has fewer bytes than was thought"
+
+
+@pytest.mark.parametrize("size", ["0", f"{2**31}", f"{2**64}", "1" + "0" * 400, "9" * 5000, "0" * 5000 + "16"])
+@pytest.mark.parametrize("said", ['kv_cache_size_tokens="{}"', 'block_size="{0}",num_gpu_blocks="{0}"'])
+async def test_no_size_of_a_cache_is_beyond_what_can_be_remembered(pool: Pool, said: str, size: str) -> None:
+    (member,) = serving(pool, 1)
+    scrape = b"vllm:cache_config_info{%b} 1.0\n" % said.format(size).encode()
+    pool.observe("0", "", Seen(healthy=True, certain=True, scrape=scrape))
+    assert 0 <= member.remembered.capacity <= MOST_CACHE_TOKENS
 
 
 async def test_an_engine_s_speed_is_learned_from_prompts_that_it_reads_alone() -> None:

@@ -100,7 +100,7 @@ class Replicas:
                 async with kubernetes_api.connect() as api, contextlib.aclosing(self._listed_and_watched(api)) as sets:
                     async for endpoints in sets:
                         yield endpoints
-            except (ApiError, Unreachable, UserError, msgspec.DecodeError) as error:
+            except (ApiError, Unreachable, UserError, ValueError, RecursionError) as error:
                 problem = "" if _expected(error) else str(error)
                 self._tell(problem)
             steady = self._clock() - began >= STEADY_SECONDS

@@ -16,6 +16,11 @@ from dp_vllm_gateway.lookup import is_address
 
 _TOLD_CHARACTERS: Final = 160
 
+_NAME_CHARACTERS: Final = 253
+"""Of a pod; Python reads no number of more than 4,300 digits."""
+
+_NUMBER: Final = re.compile("([0-9]+)")
+
 
 class Metadata(msgspec.Struct, frozen=True, rename="camel"):
     name: str = ""
@@ -203,4 +208,5 @@ def _bracketed(ip: str) -> str:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """Sorts m-1-10 after m-1-9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    parts = _NUMBER.split(name[:_NAME_CHARACTERS])
+    return [(int(part), "") if _NUMBER.fullmatch(part) else (-1, part) for part in parts]

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 
-from dp_vllm.endpoints import Endpoint, EndpointSet
+from dp_vllm.endpoints import Endpoint, EndpointSet, is_address
 from dp_vllm.errors import BadSettings
 
 
@@ -12,9 +12,9 @@ def address_of(url: str) -> str:
         path = url.removeprefix("unix:").replace("//", "/", 1)
         if path.startswith("/"):
             return f"unix:{path}"
-    host, _, port = url.removeprefix("http://").rstrip("/").rpartition(":")
-    if "/" not in host and host and port.isdigit() and 0 < int(port) < 65536:
-        return f"{host}:{port}"
+    address = url.removeprefix("http://").rstrip("/")
+    if not address.startswith("unix:") and is_address(address):
+        return address
     raise BadSettings(f"--replica {url!r} is not allowed; write http://HOST:PORT or unix:/PATH")
 
 

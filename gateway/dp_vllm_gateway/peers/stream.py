@@ -7,6 +7,7 @@ from typing import Final
 
 from dp_vllm_gateway.peers.frames import GREETING, Frames, framed
 from dp_vllm_gateway.workers import news
+from dp_vllm_gateway.workers.errors import MessageErrors
 from dp_vllm_gateway.workers.news import News
 
 READ_BYTES: Final = 1 << 18
@@ -21,6 +22,7 @@ class Stream:
         number: int,
         address: str,
         sock: socket.socket,
+        errors: MessageErrors,
         *,
         on_readable: Callable[["Stream"], None],
         on_end: Callable[["Stream", str], None],
@@ -29,19 +31,24 @@ class Stream:
         self.number = number
         self.address = address
         self._socket = sock
+        self._errors = errors
         self._on_readable = on_readable
         self._on_end = on_end
         self._frames = Frames()
         self._parts = news.Parts()
         self._unsent = b""
         self._loop = asyncio.get_running_loop()
-        self.heard_at = self._loop.time()
+        self.began_at = self.heard_at = self._loop.time()
         self._open = True
 
     def begin(self) -> None:
         """Greet the other end, and say from now on when there is something to read."""
         self._socket.setblocking(False)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as error:
+            self.end(str(error))
+            return
         self._loop.add_reader(self._socket, self._on_readable, self)
         self._write(GREETING)
 
@@ -76,6 +83,7 @@ class Stream:
             frames = self._frames.take(data)
             return [news.read_foreign(frame, self.number, self._parts) for frame in frames]
         except ValueError as error:
+            self._errors.add("read", error)
             self.end(f"what it says is not understood: {error}")
             return []
 

@@ -15,6 +15,7 @@ from typing import Final
 
 from dp_vllm_gateway.peers.stream import Stream
 from dp_vllm_gateway.workers import news
+from dp_vllm_gateway.workers.errors import MessageErrors
 from dp_vllm_gateway.workers.news import News
 from dp_vllm_gateway.workers.wires import Hear
 
@@ -23,10 +24,19 @@ LOOK_SECONDS: Final = 0.5
 
 CONNECT_SECONDS: Final = 3.0
 
+RETRY_MOST_SECONDS: Final = 4.0
+"""Between two tries to connect to one that cannot be connected to, or whose connections end at once; at first
+`LOOK_SECONDS`, then twice as long after each further failure."""
+
+STEADY_SECONDS: Final = 10.0
+"""The end of a connection that lasted so long is a first failure."""
+
 DEAD_SECONDS: Final = 5.0
 """A connection on which nothing was heard for so long is closed: each end speaks twice a second."""
 
 _IPV4: Final = 4
+
+_NONE: Final = (0, 0.0)
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +45,9 @@ class Streams:
     """Owns the connections to the other gateways. To be made within a running event loop."""
 
     number: Final = 0
+
+    most_standing_bytes = 2 << 20
+    """Together with `news.MOST_BYTES` of facts less than `frames.MOST_BYTES`."""
 
     def __init__(self, address: str, port: int, *, dead_seconds: float = DEAD_SECONDS) -> None:
         """`address` is this gateway's own, as the API server names it."""
@@ -49,6 +62,9 @@ class Streams:
         self._of: dict[int, Stream] = {}
         """By number."""
         self._numbers = itertools.count(1)
+        self.errors = MessageErrors()
+        self._failures: dict[str, tuple[int, float]] = {}
+        """By address: how many there were in a row, and when the next try is due."""
         self._troubled: set[str] = set()
         """Of whom it was logged that there is no connection."""
         self._hear: Hear = _nobody_hears
@@ -63,6 +79,7 @@ class Streams:
         for address in self._streams.keys() - self._wanted:
             self._streams[address].end("it is a gateway of the model no more")
         self._troubled &= self._wanted
+        self._failures = {address: failed for address, failed in self._failures.items() if address in self._wanted}
         self._changed.set()
 
     def count(self) -> int:
@@ -121,8 +138,16 @@ class Streams:
     # connections
 
     def _to_connect(self) -> list[str]:
+        now, own = self._loop.time(), _rank(str(self._own))
         missing = self._wanted - self._streams.keys()
-        return [address for address in missing if _rank(address) < _rank(str(self._own))]
+        due = [address for address in missing if self._failures.get(address, _NONE)[1] <= now]
+        return [address for address in due if _rank(address) < own]
+
+    def _back_off(self, address: str) -> None:
+        if address in self._wanted:
+            failures = self._failures.get(address, _NONE)[0] + 1
+            pause = min(LOOK_SECONDS * 2 ** min(failures - 1, 10), RETRY_MOST_SECONDS)
+            self._failures[address] = failures, self._loop.time() + pause
 
     async def _connect(self, address: str) -> None:
         sock = socket.socket(socket.AF_INET if self._own.version == _IPV4 else socket.AF_INET6)
@@ -133,6 +158,7 @@ class Streams:
                 await self._loop.sock_connect(sock, (address, self._port))
         except (OSError, TimeoutError) as error:
             sock.close()
+            self._back_off(address)
             self._tell(address, f"it cannot be connected to: {str(error) or type(error).__name__}")
         except BaseException:
             sock.close()
@@ -151,7 +177,9 @@ class Streams:
             return
         if address in self._streams:  # it began anew, and its end was not heard
             self._streams[address].end("it has connected again")
-        stream = Stream(next(self._numbers), address, sock, on_readable=self._readable, on_end=self._ended)
+        stream = Stream(
+            *(next(self._numbers), address, sock, self.errors), on_readable=self._readable, on_end=self._ended
+        )
         self._streams[address] = self._of[stream.number] = stream
         stream.begin()
 
@@ -171,6 +199,9 @@ class Streams:
     def _ended(self, stream: Stream, why: str) -> None:
         del self._of[stream.number]
         del self._streams[stream.address]
+        if self._loop.time() >= stream.began_at + STEADY_SECONDS:
+            self._failures.pop(stream.address, None)
+        self._back_off(stream.address)
         self._tell(stream.address, why)
         self._dead.append(News(stream.number, None, [news.Died(stream.number)]))
         self._loop.call_soon(self._bury)  # whoever sends to it goes through a list that it is in

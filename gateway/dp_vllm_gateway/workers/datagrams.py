@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from dp_vllm_gateway.workers import news
+from dp_vllm_gateway.workers.errors import MessageErrors
 from dp_vllm_gateway.workers.news import News
 from dp_vllm_gateway.workers.place import Place
 from dp_vllm_gateway.workers.wires import Hear
@@ -18,8 +19,12 @@ _MOST_AT_ONCE: Final = 64
 class Datagrams:
     """The sockets of one worker. A datagram that was taken arrives, whoever reads there by then."""
 
+    most_standing_bytes = 140_000
+    """Together with `news.MOST_BYTES` of facts less than the 212,992 bytes that the system sends by default."""
+
     def __init__(self, place: Place) -> None:
         self.number = place.number
+        self.errors = MessageErrors()
         self._place = place
         self._parts: defaultdict[int, news.Parts] = defaultdict(news.Parts)
         self._buffer = bytearray(1 << 18)
@@ -65,6 +70,14 @@ class Datagrams:
         with contextlib.suppress(BlockingIOError):
             for _ in range(most):
                 size = self._place.inbox.recv_into(self._buffer)
-                said = news.read(memoryview(self._buffer)[:size])
-                heard.append(News(said.worker, said.standing, self._parts[said.worker].whole(said.facts)))
+                try:
+                    heard.append(self._news(memoryview(self._buffer)[:size]))
+                except (ValueError, RecursionError) as error:
+                    self.errors.add("read", error)
         return heard
+
+    def _news(self, data: memoryview) -> News:
+        said = news.read(data)
+        if said.worker != news.PARENT and said.worker not in self._place.others:
+            raise ValueError(f"there is no worker {said.worker}")
+        return News(said.worker, said.standing, self._parts[said.worker].whole(said.facts))

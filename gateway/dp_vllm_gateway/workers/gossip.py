@@ -8,7 +8,7 @@ that this worker is there.
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -30,7 +30,38 @@ TICK_SECONDS: Final = 0.5
 """How often a worker speaks that has nothing to tell."""
 
 MOST_WAITING: Final = 20_000
+MOST_WAITING_BYTES: Final = 64 << 20
 """Facts for one worker that does not take them; the oldest go first."""
+
+
+class Backlog:
+    """Facts that one of the others is yet to be sent. Bounded: the oldest are dropped for new ones."""
+
+    def __init__(self) -> None:
+        self._facts: deque[msgspec.Raw] = deque()
+        self._bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._facts)
+
+    def add(self, facts: Sequence[msgspec.Raw]) -> None:
+        """These are to be sent too."""
+        waiting = self._facts
+        waiting.extend(facts)
+        self._bytes += sum(map(len, facts))
+        while len(waiting) > MOST_WAITING or self._bytes > MOST_WAITING_BYTES:
+            self._bytes -= len(waiting.popleft())
+
+    def take(self) -> list[msgspec.Raw]:
+        """As many as go into one message, the oldest first."""
+        facts = news.take(self._facts)
+        self._bytes -= sum(map(len, facts))
+        return facts
+
+    def put_back(self, facts: Sequence[msgspec.Raw]) -> None:
+        """These were taken, and could not be sent."""
+        self._facts.extendleft(reversed(facts))
+        self._bytes += sum(map(len, facts))
 
 
 class Gossip:
@@ -40,7 +71,7 @@ class Gossip:
         self._wires = wires
         self._standing = standing
         self._hear = hear
-        self._waiting: dict[int, deque[msgspec.Raw]] = {}
+        self._waiting: dict[int, Backlog] = {}
         """What each of the others that is there is yet to be told."""
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -66,19 +97,23 @@ class Gossip:
 
     def meet(self, worker: int) -> None:
         """A worker is there: it is told things from now on."""
-        self._waiting.setdefault(worker, deque(maxlen=MOST_WAITING))
+        self._waiting.setdefault(worker, Backlog())
 
     def leave(self, worker: int) -> None:
         """A worker is no more."""
         self._waiting.pop(worker, None)
 
     def tell(self, fact: Fact, *, to: int | None = None) -> None:
-        """Tell all the others, or one, when this worker speaks next."""
+        """Tell all the others, or one, when this worker speaks next. One that was not met is told nothing."""
         if not self._waiting:
             return
-        written = news.written(fact)
-        for worker in self._waiting if to is None else (to,):
-            self._waiting[worker].extend(written)
+        try:
+            written = news.written(fact)
+        except (ValueError, OverflowError) as error:
+            self._wires.errors.add("written", error)
+            return
+        for worker in self._waiting if to is None else self._waiting.keys() & {to}:
+            self._waiting[worker].add(written)
 
     def soon(self) -> None:
         """Speak now, unless this worker has spoken just before."""
@@ -101,29 +136,42 @@ class Gossip:
         self._spoke_at = self._loop.time()
         if not self._waiting:
             return
-        standing = self._standing()
+        standing = self._standing_written()
+        if standing is None:
+            return
         for worker in self._waiting:
             if not self._send(worker, standing):
                 self.later(AGAIN_SECONDS)
 
     def _greet(self) -> None:
         """Tell those who were not heard yet that this worker is there."""
-        data = news.datagram(self._wires.number, self._standing(), news.written(news.Joined()))
-        for worker in self._wires.others():
-            if worker not in self._waiting:
-                self._wires.send(worker, data)  # if there is no room, nobody reads it now
+        strangers = [worker for worker in self._wires.others() if worker not in self._waiting]
+        standing = self._standing_written() if strangers else None
+        if standing is None:
+            return
+        data = news.datagram(self._wires.number, standing, news.written(news.Joined()))
+        for worker in strangers:
+            self._wires.send(worker, data)  # if there is no room, nobody reads it now
+
+    def _standing_written(self) -> msgspec.Raw | None:
+        """How this worker stands now; None if that cannot be written."""
+        try:
+            return news.standing_written(self._standing(), self._wires.most_standing_bytes)
+        except OverflowError as error:
+            self._wires.errors.add("written", error)
+            return None
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._timer_at = None, math.inf
 
-    def _send(self, worker: int, standing: Standing) -> bool:
+    def _send(self, worker: int, standing: msgspec.Raw) -> bool:
         waiting = self._waiting[worker]
         while True:
-            facts = news.take(waiting)
+            facts = waiting.take()
             if not self._wires.send(worker, news.datagram(self._wires.number, standing, facts)):
-                waiting.extendleft(reversed(facts))
+                waiting.put_back(facts)
                 return False
             if not waiting:
                 return True

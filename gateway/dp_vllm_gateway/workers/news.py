@@ -2,6 +2,8 @@
 
 A worker's standing is told as it is, never as a difference: what is lost is mended by what comes next. A gateway that
 is told of by another, perhaps of another version, reads what it understands and no more than it can hold.
+
+Every part of a message has a bound, which both sides keep: the writer writes no more, and the reader reads no more.
 """
 
 import contextlib
@@ -12,14 +14,37 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from dp_vllm_gateway.routing.blocks import MOST_BLOCKS
+
 MOST_BYTES: Final = 60_000
 """Of facts in one datagram, unless a single one is longer; by default the system sends no more than 212,992."""
 
 MOST_WHOLE_BYTES: Final = 16 << 20
 """Of a fact that comes in parts; a longer one is not put together."""
 
-Name: TypeAlias = Annotated[str, Meta(max_length=4096)]
+MOST_FACTS: Final = 8_192
+"""In one message."""
+
+MOST_LOADS: Final = 10_000
+"""Replicas in one standing."""
+
+MOST_HOMES: Final = 1_000
+"""Responses in one fact."""
+
+MOST_CHANGE_BYTES: Final = 1 << 20
+"""The body of one change."""
+
+PARENT: Final = -1
+"""As a worker's number: a message of the parent."""
+
+Name: TypeAlias = Annotated[str, Meta(max_length=253)]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 53)]
+Blocks: TypeAlias = Annotated[list[int], Meta(max_length=MOST_BLOCKS)]
+HomesByResponse: TypeAlias = Annotated[dict[Name, Name], Meta(max_length=MOST_HOMES)]
+Method: TypeAlias = Annotated[str, Meta(max_length=16)]
+Target: TypeAlias = Annotated[str, Meta(max_length=64 << 10)]
+Lines: TypeAlias = Annotated[bytes, Meta(max_length=64 << 10)]
+Body: TypeAlias = Annotated[bytes, Meta(max_length=MOST_CHANGE_BYTES)]
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -35,13 +60,13 @@ class Load(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Standing(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one worker has in flight in all."""
 
-    generation: int = 0
+    generation: Count = 0
     """Which set of endpoints it acts upon."""
     in_flight: Count = 0
     """Requests."""
     queued: Count = 0
     """Requests that wait because all replicas have as much as they may."""
-    loads: tuple[Load, ...] = ()
+    loads: Annotated[tuple[Load, ...], Meta(max_length=MOST_LOADS)] = ()
     """Of the replicas where there is any."""
 
 
@@ -50,13 +75,13 @@ class Sent(msgspec.Struct, frozen=True, array_like=True, tag="sent", gc=False):
 
     replica: Name
     incarnation: Name
-    blocks: list[int]
+    blocks: Blocks
 
 
 class Homes(msgspec.Struct, frozen=True, array_like=True, tag="homes", gc=False):
     """Responses that only one replica knows, and which (`homes`)."""
 
-    homes: dict[Name, Name]
+    homes: HomesByResponse
 
 
 class Forgotten(msgspec.Struct, frozen=True, array_like=True, tag="forgotten", gc=False):
@@ -66,10 +91,10 @@ class Forgotten(msgspec.Struct, frozen=True, array_like=True, tag="forgotten", g
 class Changed(msgspec.Struct, frozen=True, array_like=True, tag="changed", gc=False):
     """All replicas were changed by this request (`lasting.Change`)."""
 
-    method: str
-    target: str
-    lines: bytes
-    body: bytes
+    method: Method
+    target: Target
+    lines: Lines
+    body: Body
 
 
 class Joined(msgspec.Struct, frozen=True, array_like=True, tag="joined", gc=False):
@@ -92,7 +117,7 @@ class Asked(msgspec.Struct, frozen=True, array_like=True, tag="asked", gc=False)
     """Somebody wants to know a thing of all workers, and has been told this by the one that he asked."""
 
     number: int
-    thing: str
+    thing: Name
     answer: bytes
 
 
@@ -106,7 +131,7 @@ class Answered(msgspec.Struct, frozen=True, array_like=True, tag="answered", gc=
 class Part(msgspec.Struct, frozen=True, array_like=True, tag="part", gc=False):
     """A piece of a fact that is too long for one datagram."""
 
-    piece: bytes
+    piece: Annotated[bytes, Meta(max_length=MOST_BYTES)]
     last: bool
 
 
@@ -124,14 +149,14 @@ class News(msgspec.Struct, frozen=True, array_like=True, gc=False):
     worker: int
     standing: Standing | None
     """None if the parent tells it."""
-    facts: list[Fact]
+    facts: Annotated[list[Fact], Meta(max_length=MOST_FACTS)]
 
 
 class _Written(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The same as it is written."""
 
     worker: int
-    standing: Standing | None
+    standing: Standing | msgspec.Raw | None
     facts: Sequence[msgspec.Raw]
 
 
@@ -140,7 +165,7 @@ class _Foreign(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     worker: int
     standing: Standing | None
-    facts: list[Shared | Part]
+    facts: Annotated[list[Shared | Part], Meta(max_length=MOST_FACTS)]
 
 
 class _Unread(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -148,7 +173,7 @@ class _Unread(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     worker: int
     standing: Standing | None
-    facts: list[msgspec.Raw]
+    facts: Annotated[list[msgspec.Raw], Meta(max_length=MOST_FACTS)]
 
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -160,8 +185,15 @@ _fact_decoder: Final = msgspec.msgpack.Decoder(Fact)
 
 
 def written(fact: Fact) -> list[msgspec.Raw]:
-    """A fact as it goes into datagrams: in parts, if it is long."""
+    """A fact as it goes into datagrams: in parts, if it is long.
+
+    Raises ValueError or OverflowError if the others could not read it.
+    """
     whole = _encoder.encode(fact)
+    if len(whole) > MOST_WHOLE_BYTES:
+        raise ValueError(f"it has {len(whole)} bytes; at most {MOST_WHOLE_BYTES} are read")
+    if not isinstance(fact, Sent):  # one for nearly every request, of parts that are bounded where they are made
+        _fact_decoder.decode(whole)
     if len(whole) <= MOST_BYTES:
         return [msgspec.Raw(whole)]
     size = MOST_BYTES // 2
@@ -169,7 +201,24 @@ def written(fact: Fact) -> list[msgspec.Raw]:
     return [msgspec.Raw(_encoder.encode(Part(piece, piece is pieces[-1]))) for piece in pieces]
 
 
-def datagram(worker: int, standing: Standing | None, facts: Sequence[msgspec.Raw]) -> bytes:
+def standing_written(standing: Standing, most_bytes: int) -> msgspec.Raw:
+    """How a worker stands, as it goes into datagrams: if not all loads fit, those with the most sequences.
+
+    Raises OverflowError if a number in it cannot be written.
+    """
+    whole = _encoder.encode(standing)
+    if len(whole) <= most_bytes and len(standing.loads) <= MOST_LOADS:
+        return msgspec.Raw(whole)
+    room, kept = most_bytes - len(_encoder.encode(msgspec.structs.replace(standing, loads=()))) - 4, list[Load]()
+    for load in sorted(standing.loads, key=lambda load: load.sequences, reverse=True)[:MOST_LOADS]:
+        room -= len(_encoder.encode(load))
+        if room < 0:
+            break
+        kept.append(load)
+    return msgspec.Raw(_encoder.encode(msgspec.structs.replace(standing, loads=tuple(kept))))
+
+
+def datagram(worker: int, standing: Standing | msgspec.Raw | None, facts: Sequence[msgspec.Raw]) -> bytes:
     """A worker's news."""
     return _encoder.encode(_Written(worker, standing, facts))
 
@@ -200,7 +249,7 @@ def _what_is_understood(data: bytes) -> _Foreign:
         raise ValueError(str(error)) from error
     facts: list[Shared | Part] = []
     for raw in unread.facts:
-        with contextlib.suppress(msgspec.DecodeError, RecursionError):
+        with contextlib.suppress(ValueError, RecursionError):
             facts.append(_foreign_fact_decoder.decode(raw))
     return _Foreign(unread.worker, unread.standing, facts)
 
@@ -225,7 +274,7 @@ class Parts:
             if self._bytes <= MOST_WHOLE_BYTES:
                 self._pieces.append(fact.piece)
             if fact.last:
-                with contextlib.suppress(msgspec.DecodeError, RecursionError):
+                with contextlib.suppress(ValueError, RecursionError):
                     found.append(_fact_decoder.decode(b"".join(self._pieces)))
                 self._clear()
         return found
@@ -239,7 +288,7 @@ def take(waiting: deque[msgspec.Raw]) -> list[msgspec.Raw]:
     """Take as many facts as go into one datagram."""
     taken: list[msgspec.Raw] = []
     size = 0
-    while waiting and (not taken or size + len(waiting[0]) <= MOST_BYTES):
+    while waiting and len(taken) < MOST_FACTS and (not taken or size + len(waiting[0]) <= MOST_BYTES):
         fact = waiting.popleft()
         taken.append(fact)
         size += len(fact)

@@ -35,9 +35,6 @@ MOST_DELAY_SECONDS: Final = 10.0
 GIVE_UP_AFTER: Final = 8
 """Early deaths in a row, of every worker: then whoever started the gateway is to hear of it."""
 
-PARENT: Final = -1
-"""As a worker's number: news of the parent."""
-
 _PR_SET_PDEATHSIG: Final = 1
 
 log = logging.getLogger(__name__)
@@ -176,7 +173,7 @@ class Parent:
             log.warning("worker %d (process %d) ended with status %d", slot.number, life.pid, status)
 
     def _tell_death(self, dead: _Slot) -> None:
-        data = news.datagram(PARENT, None, news.written(news.Died(dead.number)))
+        data = news.datagram(news.PARENT, None, news.written(news.Died(dead.number)))
         for slot, _ in self._lives():
             with contextlib.suppress(OSError):  # no room: they will see that it is silent
                 slot.outbox.send(data)

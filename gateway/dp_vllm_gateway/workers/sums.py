@@ -127,7 +127,7 @@ def decisions(answers: Sequence[bytes]) -> list[Decision]:
 
 def _families(text: bytes) -> Iterator[_Family]:
     family: _Family | None = None
-    for line in text.decode().splitlines():
+    for line in text.decode().split("\n"):
         if line.startswith("#"):
             _, what, name, *said = line.split(" ", 3)
             if family is None or family.name != name:

@@ -17,6 +17,7 @@ from dp_vllm_gateway.lasting import Change
 from dp_vllm_gateway.member import NOWHERE, Member
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.queue import Queue
+from dp_vllm_gateway.routing.blocks import MOST_BLOCKS
 from dp_vllm_gateway.routing.load import PREFILL_TOKENS_PER_SECOND, STEP_SECONDS
 from dp_vllm_gateway.workers import news, sums
 from dp_vllm_gateway.workers.gossip import Gossip
@@ -29,8 +30,6 @@ ANSWER_SECONDS: Final = 0.5
 
 LOOK_SECONDS: Final = 0.5
 """How often it is looked who has fallen silent."""
-
-HOMES_AT_ONCE: Final = 1_000
 
 LONG_TOKENS: Final = int(PREFILL_TOKENS_PER_SECOND * STEP_SECONDS)
 """A longer prompt takes an engine more than a step: two of them should not go to one replica by mistake."""
@@ -77,6 +76,7 @@ class Team:
         self._broadcasts = broadcasts
         self._answers = answers
         self._others = Others()
+        self.errors = wires.errors
         self._questions: dict[int, _Question] = {}
         # Not those of a former life, whose questions may still be answered.
         self._numbers = itertools.count(random.getrandbits(32))
@@ -146,11 +146,13 @@ class Team:
         for change in self._broadcasts.changes():
             self._gossip.tell(news.Changed(*change), to=worker)
         homes = iter(self._homes.all().items())
-        while some := dict(itertools.islice(homes, HOMES_AT_ONCE)):
+        while some := dict(itertools.islice(homes, news.MOST_HOMES)):
             self._gossip.tell(news.Homes(some), to=worker)
         for member in self._pool.members():
-            if blocks := member.remembered.blocks():
-                self._gossip.tell(news.Sent(member.name, member.endpoint.incarnation, blocks), to=worker)
+            blocks = member.remembered.blocks()
+            for start in reversed(range(0, len(blocks), MOST_BLOCKS)):  # those unused for longest first
+                piece = blocks[start : start + MOST_BLOCKS]
+                self._gossip.tell(news.Sent(member.name, member.endpoint.incarnation, piece), to=worker)
         self._gossip.soon()
 
     # what is heard
@@ -167,7 +169,10 @@ class Team:
                 self._others.hear(each.worker, each.standing, now)
                 self._gossip.meet(each.worker)
             for fact in each.facts:
-                self._take(each.worker, fact)
+                try:
+                    self._take(each.worker, fact)
+                except Exception as error:  # whatever it is: a message ends no process
+                    self.errors.add("applied", error)
         self._count()
 
     def _take(self, worker: int, fact: Fact) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol, TypeAlias
 
+from dp_vllm_gateway.workers.errors import MessageErrors
 from dp_vllm_gateway.workers.news import News
 
 Hear: TypeAlias = Callable[[Sequence[News]], None]
@@ -11,6 +12,11 @@ Hear: TypeAlias = Callable[[Sequence[News]], None]
 class Wires(Protocol):
     """Ways to others, each of which has a number here. What was taken arrives whole and in its order, or its end is
     told as a death."""
+
+    most_standing_bytes: int
+    """Of how a process stands, in one message."""
+
+    errors: MessageErrors
 
     @property
     def number(self) -> int:

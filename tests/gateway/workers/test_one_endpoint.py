@@ -144,3 +144,42 @@ def test_streams_through_both_end_in_order(pair: Crew, engines: Engines) -> None
         engine.script = scripted.saying(STREAM, event(said("a")), event(b"[DONE]"), END)
     answers = [wire.complete(pair.url, stream=True) for _ in range(10)]
     assert all(answer.body.endswith(b"data: [DONE]\n\n") for answer in answers)
+
+
+EXTREMES = (
+    *("-1", "0", f"{2**31}", f"{2**53 + 1}", f"{2**64}", f"{10**20}", "1" + "0" * 400, "9" * 5000, "1e308", "1e400"),
+    *("-1e400", "NaN", "Infinity", "-0.0", "1.5", '""', '"7"', "true", "null", "[]", "{}"),
+)
+FIELDS = ("n", "best_of", "max_tokens", "priority", "stream", "prompt", "prompt_cache_key", "user", "cache_salt")
+HEADERS = ("x-dp-vllm-priority", "x-dp-vllm-wait", "x-session-id", "x-request-id")
+
+
+def test_no_number_in_a_body_or_a_header_harms_a_gateway(pair: Crew, engines: Engines) -> None:
+    workers = pair.workers()
+    bodies = [b'{"prompt":"x","%b":%b}' % (name.encode(), value.encode()) for name in FIELDS for value in EXTREMES]
+    bodies += [b'{"prompt":[%b],"n":2}' % value.encode() for value in EXTREMES]
+    with wire.line(pair.url) as line:
+        for body in bodies:
+            line.send(wire.request("POST", "/v1/completions", body))
+            assert line.answer("POST").status == 200, body[:80]
+        for name, value in ((name, value) for name in HEADERS for value in EXTREMES):
+            line.send(wire.request("POST", "/v1/completions", b'{"prompt":"x"}', {name: value}))
+            assert line.answer("POST").status in ((200, 400) if name.startswith("x-dp") else (200,)), (name, value[:80])
+    arrived = [asked.body for engine in engines for asked in engine.asked]
+    assert set(bodies) < set(arrived), "engines are sent what clients wrote"
+    pair.wait_until_idle()
+    for engine in engines:
+        engine.script = scripted.saying(STREAM, event(said("a")))
+    for value in (f"{2**54}", f"{10**20}", "1" + "0" * 400):  # in flight while the workers tell each other
+        with wire.line(pair.url) as line:
+            line.send(wire.request("POST", "/v1/completions", b'{"prompt":"x","stream":true,"n":%b}' % value.encode()))
+            line.read_until(b'"a"')
+            for worker in workers:
+                with pair.only(worker):
+                    assert wire.ask(pair.url, "GET", "/metrics").status == 200
+                    assert pair.state()["in_flight"] == 1, "each knows what the other has"
+        pair.wait_until_idle()
+    scrape = pair.scrape()
+    assert scrape.value("dp_vllm_gateway_message_errors_total") == 0, "what this worker does can be told"
+    assert scrape.value("dp_vllm_replica_sequences") == scrape.value("dp_vllm_replica_waiting_tokens") == 0
+    assert pair.workers() == workers, "none was replaced"
