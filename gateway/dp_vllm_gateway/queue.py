@@ -214,8 +214,8 @@ class Queue:
         try:
             lease.begin()
         except Exception as error:
-            entry.waiting.set_exception(error)  # else it would wait for an answer that never comes
-            raise
+            entry.waiting.set_exception(error)  # its own request fails, and nobody else's
+            return
         entry.waiting.set_result(Turn(choice, lease))
 
     def _end(self, line: Line[Called], why: Exception) -> None:
