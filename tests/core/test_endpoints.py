@@ -26,17 +26,20 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert endpoints.read(tmp_path / "endpoints.json") == SOME
 
 
-@pytest.mark.parametrize(
-    ("field", "odd"),
-    [("generation", odd) for odd in (-1, 2**53 + 1, 2**64, 10**20, 10**400, 1.5, "", True, [], {})]
-    + [("name", odd) for odd in (-1, "", "a\r\nx: y", "a" * 300, "\u2028", True, [], {})]
-    + [
-        ("address", odd)
-        for odd in ("x", ":80", "h:0", "h:65536", "h:" + "9" * 5000, "h:x", "a b:80", "h:\u0663", 1, [])
-    ]
-    + [("address", odd) for odd in ("unix:", "unix:x", "unix:/a\0b", "http://h:80")]
-    + [("incarnation", "a" * 300), ("state", "x"), ("state", 0), ("models", {}), ("models", [1])],
-)
+ODD: dict[str, tuple[Any, ...]] = {
+    "generation": (-1, 2**53 + 1, 2**64, 10**20, 10**400, 1.5, "", True, [], {}),
+    "name": (-1, "", "a\r\nx: y", "a" * 300, "\u2028", True, [], {}),
+    "address": (
+        *("x", ":80", "h:0", "h:65536", "h:" + "9" * 5000, "h:x", "a b:80", "h:\u0663", 1, []),
+        *("unix:", "unix:x", "unix:/a\0b", "http://h:80"),
+    ),
+    "incarnation": ("a" * 300,),
+    "state": ("x", 0),
+    "models": ({}, [1]),
+}
+
+
+@pytest.mark.parametrize(("field", "odd"), [(field, odd) for field, values in ODD.items() for odd in values])
 def test_what_is_odd_is_no_endpoints_file(tmp_path: Path, field: str, odd: Any) -> None:
     path = tmp_path / "endpoints.json"
     endpoints.write(path, SOME)
