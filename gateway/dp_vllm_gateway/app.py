@@ -49,10 +49,12 @@ HEALTH_PATHS = frozenset({"/health", "/ping"})
 DOCS_PATHS = frozenset({"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 
 OPEN_PATHS = HEALTH_PATHS | DOCS_PATHS | {"/ready", "/version"}
-"""Answered without a key: they say nothing of any client or of how the engines are set up."""
+"""Answered to GET and HEAD without a key or a body: they say nothing of any client or of how the engines are set up."""
 
 LOOK_SECONDS: Final = 0.01
 """How often it is looked whether anybody waits for room still, at the end."""
+
+_READING: Final = frozenset({"GET", "HEAD"})
 
 _BY_ALL: Final = (Reach.ALL, Reach.MERGED)
 
@@ -153,18 +155,17 @@ class Gateway:
         route = route_of(call.method, path)
         call.path, call.route = path, route.path
         incoming = asked.incoming
-        if call.method == "OPTIONS":
-            self._own(call, incoming, relay, cors.preflight(self._config.cors, incoming.read))
-            return
-        if path in HEALTH_PATHS:
-            self._own(call, incoming, relay, self.own.health())
-            return
-        if path == "/ready":
-            self._own(call, incoming, relay, self.own.ready())
-            return
-        offer = websockets.offered(asked.upgrade)
-        self._guard(path, route, incoming.bearer() or (offer.key if offer else None), call)
-        if path == "/metrics" and call.method in ("GET", "HEAD"):
+        offer = None
+        if call.method == "OPTIONS" or (path in OPEN_PATHS and call.method in _READING):
+            _refuse_body(call, incoming)
+            response = self._keyless(call, path, incoming)
+            if response is not None:
+                self._own(call, incoming, relay, response)
+                return
+        else:
+            offer = websockets.offered(asked.upgrade)
+            self._guard(path, route, incoming.bearer() or (offer.key if offer else None), call)
+        if path == "/metrics" and call.method in _READING:
             self._own(call, incoming, relay, await self.own.metrics())
             return
         if self.ending:
@@ -178,8 +179,16 @@ class Gateway:
 
     # what is judged before the body
 
+    def _keyless(self, call: Call, path: str, incoming: Incoming) -> web.Response | None:
+        """What the gateway answers itself, and without a key; None if a replica answers."""
+        if call.method == "OPTIONS":
+            return cors.preflight(self._config.cors, incoming.read)
+        if path in HEALTH_PATHS:
+            return self.own.health()
+        return self.own.ready() if path == "/ready" else None
+
     def _guard(self, path: str, route: Route, key: bytes | None, call: Call) -> None:
-        if not self._keys.required or path in OPEN_PATHS:
+        if not self._keys.required:
             return
         if self._keys.problem:
             raise Refusal(401, "the endpoint has no usable API key", headers={"WWW-Authenticate": "Bearer"})
@@ -314,6 +323,12 @@ class Gateway:
             refusal.status, refusal.message, code=refusal.code, headers=refusal.headers, anthropic=anthropic
         )
         self._own(call, incoming, relay, response)
+
+
+def _refuse_body(call: Call, incoming: Incoming) -> None:
+    """Refuse the body of a request that needs no key, before it is read."""
+    if b"transfer-encoding" in incoming.read or incoming.read.get(b"content-length", b"0").strip(b"0"):
+        raise Refusal(400, f"{call.method} {call.path} takes no body", code="unexpected_body")
 
 
 def _id_line(call: Call) -> bytes:

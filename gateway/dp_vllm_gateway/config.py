@@ -19,7 +19,9 @@ class Limits:
 
     max_body_bytes: int = _limit(256 << 20, "One request's body, or one message of a WebSocket.")
     max_buffered_bytes: int = _limit(1 << 30, "All bodies that are held at one time; beyond it 503.")
-    body_idle_seconds: float = _limit(60.0, "Between two pieces of a request's body; then 408.")
+    body_idle_seconds: float = _limit(
+        60.0, "Between two pieces of a request's body, and how far it may fall behind 1000 bytes a second; then 408."
+    )
     connect_seconds: float = _limit(3.0, "To connect to an engine; a vanished address answers nothing.")
     first_byte_seconds: float = _limit(600.0, "Until an answer's first body byte: queue and prefill. No comments.")
     chunk_seconds: float = _limit(300.0, "Between two pieces of an answer.")

@@ -12,6 +12,7 @@ from scripted import Engines
 
 from dp_vllm.engine.routes import ROUTES
 from dp_vllm.errors import BadSettings
+from dp_vllm_gateway.app import OPEN_PATHS
 from dp_vllm_gateway.keys import replica_key
 
 COMPLETIONS = "/v1/completions"
@@ -35,6 +36,25 @@ def test_every_path_but_a_few_wants_a_key(engines: Engines, tmp_path: Path) -> N
             assert status(gateway.url, {"authorization": f"Bearer {key}"}) == 200
             assert status(gateway.url, {"authorization": f"bearer  {key} "}) == 200
             assert status(gateway.url, {"x-api-key": key}) == 200
+
+
+@pytest.mark.parametrize("framing", [{"content-length": "1000000"}, {"transfer-encoding": "chunked"}])
+@pytest.mark.parametrize("path", [*sorted(OPEN_PATHS), "/version/", "/%76ersion"])
+def test_what_needs_no_key_takes_no_body_and_no_other_method(
+    guarded: str, engines: Engines, path: str, framing: dict[str, str]
+) -> None:
+    for method in ("GET", "HEAD", "OPTIONS"):
+        with wire.line(guarded) as line:
+            line.send(wire.request(method, path, headers=framing))
+            answer = line.answer(method)
+            assert answer.status == 400
+            assert method == "HEAD" or answer.error["code"] == "unexpected_body"
+    for method in ("POST", "PUT", "DELETE"):
+        with wire.line(guarded) as line:
+            line.send(wire.request(method, path, headers=framing))
+            assert line.answer(method).status == 401
+    assert wire.ask(guarded, "GET", path, b"").status == 200
+    assert not any(one.body for engine in engines for one in engine.asked)
 
 
 @pytest.mark.parametrize(

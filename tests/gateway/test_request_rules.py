@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import select
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,37 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_sent(engines: Engines,
     assert len(asked(engines)) == 1
 
 
-def test_a_body_that_stops_coming_is_408(engines: Engines, tmp_path: Path) -> None:
-    with scripted.gateway(tmp_path, engines, "--body-idle-seconds", "0.1") as gateway, wire.line(gateway.url) as line:
-        line.send(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
-        answer = line.answer()
-        assert (answer.status, answer.error["type"]) == (408, "timeout_error")
-    assert not asked(engines)
+HEADS = {
+    "plain": b"POST /any HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n",
+    "chunked": b"POST /any HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n",
+}
+
+
+def until_answered(line: wire.Line, piece: bytes, most: int) -> int:
+    """Send a piece every 10 ms until there is an answer; how many were sent."""
+    for sent in range(most):
+        if select.select([line.socket], [], [], 0.01)[0]:
+            return sent
+        line.send(piece)
+    return most
+
+
+@pytest.mark.parametrize("framing", HEADS)
+def test_a_body_that_stops_or_trickles_is_408(engines: Engines, tmp_path: Path, framing: str) -> None:
+    with scripted.gateway(tmp_path, engines, "--body-idle-seconds", "0.2") as gateway:
+        for piece in (b"", b" " if framing == "plain" else scripted.chunk(b" ")):
+            with wire.line(gateway.url) as line:
+                line.send(HEADS[framing])
+                assert until_answered(line, piece, most=2000) < 2000
+                answer = line.answer()
+                assert (answer.status, answer.error["type"]) == (408, "timeout_error")
+        with wire.line(gateway.url) as line:  # as long in all, but fast enough
+            line.send(HEADS[framing].replace(b"1000000", b"100000"))
+            piece = b" " * 1000
+            assert until_answered(line, piece if framing == "plain" else scripted.chunk(piece), most=100) == 100
+            line.send(b"" if framing == "plain" else scripted.END)
+            assert line.answer().status == 200
+    assert len(asked(engines)) == 1
 
 
 def test_what_the_gateway_cannot_hold_is_told_to_come_again(engines: Engines, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     _never("/fault_tolerance/status", "GET"),
 )
 
-HIDDEN: Final = Route("", "", Reach.NEVER, replayable=False)
+HIDDEN: Final = Route("", "", Reach.NEVER, replayable=False, admin=True)
 """What a path is that is not in the table, but that some engine could read as a route that concerns every replica."""
 
 _EXACT: Final = {(route.method, route.path): route for route in ROUTES if "{" not in route.path}
