@@ -37,22 +37,33 @@ def secret(name: str) -> Json:
 
 TAKEN: Final[dict[str, Json]] = {
     "nothing": {},
-    "usual fields": {"hfTokenSecretRef": {"name": "hub"}, "apiKeySecretRef": {"name": "keys"}, "cache": {"claim": {"size": "1Gi"}}},
+    "usual fields": {
+        "hfTokenSecretRef": {"name": "hub"},
+        "apiKeySecretRef": {"name": "keys"},
+        "cache": {"claim": {"size": "1Gi"}},
+    },
     "a template": pod(
         tolerations=[{"operator": "Exists"}],
         imagePullSecrets=[{"name": "registry"}],
         securityContext={"supplementalGroups": [7]},
         volumes=[{"name": "v", "configMap": {"name": "c"}}, {"name": "s", "secret": {"secretName": "hub"}}],
         containers=[
-            {"name": "engine", "env": [{"name": "A", **secret("hub")}], "volumeMounts": [{"name": "v", "mountPath": "/v"}]},
+            {
+                "name": "engine",
+                "env": [{"name": "A", **secret("hub")}],
+                "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+            },
             {"name": "sidecar", "image": "i", "securityContext": NO_RIGHTS},
         ],
         initContainers=None,
     ),
-}  # fmt: skip
+}
 
 REFUSED: Final[dict[str, tuple[Json, str]]] = {
-    **{field: (pod(**{field: True}), "hostNetwork, hostPID and hostIPC") for field in ("hostNetwork", "hostPID", "hostIPC")},
+    **{
+        field: (pod(**{field: True}), "hostNetwork, hostPID and hostIPC")
+        for field in ("hostNetwork", "hostPID", "hostIPC")
+    },
     "privileged": (engine(securityContext={"privileged": True}), "a container is privileged"),
     "escalation": (engine(securityContext={"allowPrivilegeEscalation": True}), "may gain privileges"),
     "capabilities": (engine(securityContext={"capabilities": {"add": ["SYS_ADMIN"]}}), "has capabilities"),
@@ -81,14 +92,17 @@ REFUSED: Final[dict[str, tuple[Json, str]]] = {
         "only configMap",
     ),
     "the cache on the node": ({"cache": {"hostPath": "/data"}}, "spec.cache.hostPath is forbidden"),
-    "a Secret in a volume": (pod(volumes=[{"name": "v", "secret": {"secretName": "db"}}]), "hub, keys, registry and no"),
+    "a Secret in a volume": (
+        pod(volumes=[{"name": "v", "secret": {"secretName": "db"}}]),
+        "hub, keys, registry and no",
+    ),
     "a Secret in a variable": ({"engine": {"env": [{"name": "A", **secret("db")}]}}, "hub, keys, registry and no"),
     "a Secret in a template": (engine(env=[{"name": "A", **secret("db")}]), "hub, keys, registry and no"),
     "all of a Secret": (engine(envFrom=[{"secretRef": {"name": "db"}}]), "hub, keys, registry and no"),
     "a Secret as the token": ({"hfTokenSecretRef": {"name": "db"}}, "hub, keys, registry and no"),
     "an image": ({"engine": {"image": "evil/vllm:1"}}, "must begin with one of vllm/, i"),
     "a gateway's image": ({"gateway": {"image": "evil/vllm:1"}}, "must begin with one of vllm/, i"),
-}  # fmt: skip
+}
 
 
 async def why_refused(api: KubernetesApi, namespace: str, name: str, fields: Json) -> str:

@@ -81,7 +81,11 @@ async def test_pods_are_listed_then_each_change_is_told(server: ApiServer) -> No
         await until(lambda: watched.sets[-1].endpoints[0].state is State.DRAINING, "the first is deleted")
         server.delete("m-1-0")
         await until(lambda: watched.names == ["m-1-1", "m-1-2"], "it is gone")
-        assert [each.generation for each in watched.sets] == [1, 2, 3, 4]
+        taken = pod("m-1-1", READY)
+        taken["metadata"]["ownerReferences"] = [{"kind": "ReplicaSet", "name": "a-copy", "controller": True}]
+        server.put(taken)
+        await until(lambda: watched.names == ["m-1-2"], "one has become another controller's")
+        assert [each.generation for each in watched.sets] == [1, 2, 3, 4, 5]
         assert (server.lists, server.watches) == (1, 1)
 
 

@@ -100,7 +100,9 @@ def stream(url: str, engine: Engine) -> Iterator[tuple[Held, wire.Line]]:
 def test_requests_go_to_the_pods_that_are_ready(
     server: ApiServer, engines: tuple[Engine, Engine], tmp_path: Path
 ) -> None:
+    """Also to those with addresses of IPv6."""
     one, other = pods(engines)
+    other["status"]["podIP"] = f"::ffff:{engines[1].host}"
     server.put(one)
     with gateway(tmp_path) as program:
         assert answerers(program.url) == {"m-1-0"}

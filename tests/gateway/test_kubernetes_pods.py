@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from replica_pods import container, pod, running
 
+from dp_vllm import names
 from dp_vllm.endpoints import Endpoint, State
 from dp_vllm_gateway.discovery.pods import Pod, endpoints_of
 
@@ -16,6 +17,32 @@ SCHEDULED = {"type": "PodScheduled", "status": "True"}
 
 def endpoints(*pods: dict[str, Any]) -> list[Endpoint]:
     return list(endpoints_of(msgspec.json.decode(msgspec.json.encode(pods), type=list[Pod])))
+
+
+def owned(kind: str, name: str, *, component: str = names.REPLICA, controller: bool = True) -> dict[str, Any]:
+    made = pod("p", running("10.0.0.1"))
+    made["metadata"]["labels"][names.COMPONENT_LABEL] = component
+    made["metadata"]["ownerReferences"] = [{"kind": kind, "name": name, "controller": controller}]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("made", "belongs"),
+    [
+        (owned("DPModel", "m"), True),
+        (pod("orphaned", running("10.0.0.1")), True),
+        (owned("Node", "n", controller=False), True),
+        (owned("DPModel", "other"), False),
+        (owned("ReplicaSet", "a-copy-5d9c"), False),
+        (owned("ReplicaSet", "m-gateway-5d9c", component=names.GATEWAY), True),
+        (owned("ReplicaSet", "a-copy-5d9c", component=names.GATEWAY), False),
+        (owned("StatefulSet", "m-gateway-5d9c", component=names.GATEWAY), False),
+    ],
+)
+def test_a_pod_with_the_labels_that_another_controller_made_is_not_the_model_s(
+    made: dict[str, Any], belongs: bool
+) -> None:
+    assert msgspec.convert(made, Pod).belongs_to("m") == belongs
 
 
 def pending(**status: Any) -> dict[str, Any]:

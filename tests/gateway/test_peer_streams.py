@@ -42,7 +42,8 @@ class End:
 @contextlib.asynccontextmanager
 async def end(ip: str, *known: str, dead_seconds: float = 60.0) -> AsyncIterator[End]:
     """The connections of the gateway at that address, which knows these others."""
-    with socket.create_server((ip, names.PEER_PORT)) as listener:
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    with socket.create_server((ip, names.PEER_PORT), family=family, dualstack_ipv6=":" in ip) as listener:
         made = End(Streams(ip, names.PEER_PORT, dead_seconds=dead_seconds))
         made.streams.open(made.hear, made.greet)
         made.streams.sync([ip, *known])
@@ -60,6 +61,14 @@ async def until(condition: object, what: str) -> None:
         while not condition():
             await asyncio.sleep(0.01)
     assert condition(), what
+
+
+async def test_gateways_with_addresses_of_ipv6_are_connected() -> None:
+    one, two = f"::ffff:{address()}", f"::ffff:{address()}"
+    async with end(one, two) as first, end(two, one) as second:
+        await until(lambda: (first.streams.count(), second.streams.count()) == (1, 1), "both are connected")
+        assert first.tell(SENT)
+        await until(lambda: second.facts() == [SENT], "what is told arrives")
 
 
 async def test_each_two_have_one_connection_and_what_is_told_arrives() -> None:

@@ -119,7 +119,7 @@ class Replicas:
     async def _listed_and_watched(self, api: KubernetesApi) -> AsyncGenerator[EndpointSet, None]:
         listed = _PODS.decode(await api.text("GET", self._path, query={"labelSelector": self._selector}))
         self._heard()
-        self._pods = {pod.metadata.name: pod for pod in listed.items or []}
+        self._pods = {pod.metadata.name: pod for pod in listed.items or [] if pod.belongs_to(self._model)}
         known = self._present()
         yield known
         query = {
@@ -150,7 +150,10 @@ class Replicas:
         match event.type:
             case "ADDED" | "MODIFIED":
                 pod = _POD.decode(event.object)
-                self._pods[pod.metadata.name] = pod
+                if pod.belongs_to(self._model):
+                    self._pods[pod.metadata.name] = pod
+                else:
+                    self._pods.pop(pod.metadata.name, None)
             case "DELETED":
                 self._pods.pop(_POD.decode(event.object).metadata.name, None)
             case "ERROR":

@@ -22,6 +22,12 @@ _NAME_CHARACTERS: Final = 253
 _NUMBER: Final = re.compile("([0-9]+)")
 
 
+class Owner(msgspec.Struct, frozen=True):
+    kind: str = ""
+    name: str = ""
+    controller: bool = False
+
+
 class Metadata(msgspec.Struct, frozen=True, rename="camel"):
     name: str = ""
     uid: str = ""
@@ -30,6 +36,7 @@ class Metadata(msgspec.Struct, frozen=True, rename="camel"):
     resource_version: str = ""
     """Of a list: what a watch goes on from."""
     labels: dict[str, str] = msgspec.field(default_factory=dict)
+    owner_references: list[Owner] = []
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -85,6 +92,19 @@ class Pod(msgspec.Struct, frozen=True):
     def is_gateway(self) -> bool:
         """It is a gateway of the model, not a replica."""
         return self.metadata.labels.get(names.COMPONENT_LABEL) == names.GATEWAY
+
+    def belongs_to(self, model: str) -> bool:
+        """Whether the operator made it for the model, as far as its controller says.
+
+        A pod that another controller made with the same labels, as a Deployment copied from a replica, gets no request.
+        One without a controller is what `kubectl delete dpm --cascade=orphan` leaves, and serves on.
+        """
+        controller = next((owner for owner in self.metadata.owner_references if owner.controller), None)
+        if controller is None:
+            return True
+        if self.is_gateway:
+            return controller.kind == "ReplicaSet" and controller.name.startswith(f"{model}-gateway-")
+        return (controller.kind, controller.name) == (names.KIND, model)
 
     @property
     def ended(self) -> bool:

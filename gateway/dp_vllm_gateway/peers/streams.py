@@ -169,7 +169,7 @@ class Streams:
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
             sock, (address, *_) = listener.accept()
-            self._begin(str(address), sock)
+            self._begin(str(ipaddress.ip_address(address)), sock)
 
     def _begin(self, address: str, sock: socket.socket) -> None:
         if address not in self._wanted:  # if it is one that the API server tells of in a moment, it will come again
