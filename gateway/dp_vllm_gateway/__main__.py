@@ -68,7 +68,7 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
     """An option for each of `Limits`: `first_byte_seconds` is `--first-byte-seconds`."""
     for limit in reversed(dataclasses.fields(Limits)):
         flag = "--" + limit.name.replace("_", "-")
-        kind = Number(0, min_open=True) if isinstance(limit.default, float) else click.IntRange(1)
+        kind = Number(0, min_open=limit.default > 0) if isinstance(limit.default, float) else click.IntRange(1)
         unit, said = limit.name.rpartition("_")[2].upper(), limit.metadata["said"]
         option = click.option(flag, type=kind, default=limit.default, show_default=True, metavar=unit, help=said)
         command = option(command)
@@ -146,7 +146,12 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--ssl-cert-reqs", type=click.IntRange(0, 2), default=0, show_default=True)
 @click.option("--ssl-ciphers")
 @click.option("--root-path", default="", help="A prefix of all paths, as behind a proxy.")
-@click.option("--allowed-origins", callback=_json_list, metavar="JSON", help="Origins whose pages may call (CORS).")
+@click.option(
+    "--allowed-origins",
+    callback=_json_list,
+    metavar="JSON",
+    help="Origins whose pages may call (CORS); '[]' for none.  [default: '[\"*\"]', as vLLM]",
+)
 @click.option("--allowed-methods", callback=_json_list, metavar="JSON")
 @click.option("--allowed-headers", callback=_json_list, metavar="JSON")
 @click.option("--allow-credentials", is_flag=True)
@@ -264,11 +269,15 @@ def _tls(given: dict[str, Any]) -> Tls | None:
 
 def _cors(given: dict[str, Any]) -> Cors:
     return Cors(
-        origins=given["allowed_origins"] or (),
-        methods=given["allowed_methods"] or ("*",),
-        headers=given["allowed_headers"] or ("*",),
+        origins=_or_all(given["allowed_origins"]),
+        methods=_or_all(given["allowed_methods"]),
+        headers=_or_all(given["allowed_headers"]),
         credentials=given["allow_credentials"],
     )
+
+
+def _or_all(given: tuple[str, ...] | None) -> tuple[str, ...]:
+    return ("*",) if given is None else given
 
 
 def _raise_open_files() -> None:

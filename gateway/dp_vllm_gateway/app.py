@@ -79,7 +79,7 @@ class Gateway:
         self._bodies = Bodies(config.limits)
         router = Router(config.policy, prefix_weight=config.prefix_weight, rng=random.Random())  # noqa: S311 - no secret
         self.proxy = Proxy(config, pool, router)
-        self.broadcasts = Broadcasts(pool, seconds=config.limits.first_byte_seconds, on_forget=self._forget_prefixes)
+        self.broadcasts = Broadcasts(pool, seconds=config.limits.change_seconds, on_forget=self._forget_prefixes)
         self.websockets = websockets.WebSockets(config, pool, router)
         self._merged = merged.Merged(config, pool)
         self._journal = journal
@@ -255,7 +255,8 @@ class Gateway:
 
     async def _ask_all(self, out: Outgoing, relay: Relay, call: Call) -> None:
         if out.route.reach is Reach.ALL:
-            answer = await self.broadcasts.send(out)
+            with self.proxy.aborts.requested(out.route):
+                answer = await self.broadcasts.send(out)
         else:
             answer = await self._merged.answer(out)
         call.status, call.replica = answer.status, "all"

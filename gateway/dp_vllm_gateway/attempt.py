@@ -17,13 +17,17 @@ from dp_vllm_gateway.config import Limits
 from dp_vllm_gateway.headers import returning
 from dp_vllm_gateway.heads import Returning
 from dp_vllm_gateway.lease import Lease
-from dp_vllm_gateway.outcome import Failed, Outcome, Passed, Whole
+from dp_vllm_gateway.outcome import Aborted, Failed, Outcome, Passed, Whole
+from dp_vllm_gateway.outgoing import Outgoing
 from dp_vllm_gateway.relay import Relay
 from dp_vllm_gateway.retry import Failure
 from dp_vllm_gateway.upstream import Connection, Garbage, Headers, UpstreamError
 
 HOLD_BYTES: Final = 1 << 20
-"""Answers are held whole up to this size; a single event is too."""
+"""Answers are held whole up to this size; a single event is too. It bounds the comments before the first event."""
+
+USAGE_BYTES: Final = 1024
+"""In the end of a large answer's part so much of its usage may have begun."""
 
 
 class Attempt:
@@ -42,14 +46,21 @@ class Attempt:
     """How many there were at the last check; a clock at each chunk would cost more."""
     _flows = False
     """Events are being passed on, and the last piece ended with one."""
+    _pending: sse.Pending
+    """Of a stream: the beginning of an event that is still to come."""
+    _streams = False
+    """Events are passed on, so the answer can be ended with one that says what went wrong."""
+    _ended = False
+    """The event that ends a stream as it should has come."""
+    _held_bytes = 0
     _tail = b""
-    """The beginning of an event that is still to come."""
+    """Of a large JSON answer: the end of what was passed on, in which its usage may have begun."""
     status = 0
     """The answer's status; 0 before its head."""
     first = b""
     """The first event that was passed on."""
     last = b""
-    """The end of what was passed on, as far as usage is told there."""
+    """The last events that were passed on."""
 
     def __init__(
         self,
@@ -57,18 +68,22 @@ class Attempt:
         relay: Relay,
         lease: Lease,
         call: Call,
-        dialect: Dialect,
-        answer_lines: bytes,
+        out: Outgoing,
         limits: Limits,
+        root_path: bytes,
     ) -> None:
         self._connection = connection
         self._relay = relay
         self._lease = lease
         self._call = call
-        self._dialect = dialect
-        self._answer_lines = answer_lines
+        self._dialect = dialect = out.route.dialect
+        self._answer_lines = out.answer_lines
+        self._stream = out.facts.stream
         self._limits = limits
+        self._root_path = root_path
         self._suspect = sse.SUSPECT[dialect]
+        self._content_ends = sse.CONTENT_ENDS[dialect]
+        self._framed_content_ends = sse.FRAMED_CONTENT_ENDS[dialect]
         self._loop = loop = asyncio.get_running_loop()
         self._wake: asyncio.Future[None] = loop.create_future()
         self._since = loop.time()
@@ -91,10 +106,11 @@ class Attempt:
     def on_head(self, status: int, headers: Headers) -> None:
         """Decide how the body will be looked at."""
         self.status = status
-        self._head = head = returning(headers)
+        self._head = head = returning(headers, self._lease.member.host, self._root_path)
         if head.encoded or self._relay.bodiless or status in (204, 304):
             self._take = Attempt._plain
         elif head.content_type.startswith(b"text/event-stream"):
+            self._pending = sse.Pending()
             self._take = Attempt._before_first_event
         elif head.content_type.startswith(b"application/json") or (
             head.length is not None and head.length < HOLD_BYTES
@@ -105,7 +121,7 @@ class Attempt:
 
     def on_body(self, data: bytes, complete: bool) -> None:
         """Pass a piece through the present way of looking at it."""
-        if self._flows and not complete and data.endswith(b"\n\n"):
+        if self._flows and not complete and data.endswith(self._content_ends):
             for token in self._suspect:
                 if data.find(token) >= 0:
                     break
@@ -120,7 +136,7 @@ class Attempt:
 
     def on_chunk(self, data: bytes) -> bool:
         """Pass a chunk on as it is framed, if it is whole events, none of which is more than content."""
-        if not self._flows or not data.endswith(b"\n\n\r\n"):
+        if not self._flows or not data.endswith(self._framed_content_ends):
             return False
         for token in self._suspect:
             if data.find(token) >= 0:  # `in` tries bytes for a number first, and takes twice as long
@@ -150,16 +166,27 @@ class Attempt:
 
     def _hold(self, data: bytes, complete: bool) -> None:
         self._held.append(data)
+        self._held_bytes += len(data)
         if complete:
             body = data if len(self._held) == 1 else b"".join(self._held)
             if self._until_eof and not judge.is_json(body):
                 self._fail(Failure.DIED, "the answer was cut")
             else:
                 self._end(Whole(self.status, self._head, body))
-        elif sum(map(len, self._held)) > HOLD_BYTES:
+        elif self._held_bytes > HOLD_BYTES:
             held = b"".join(self._held)
-            self._take = Attempt._plain
-            self._plain(held, False)
+            self._take = Attempt._large_json if self._is_json() else Attempt._plain
+            self._take(self, held, False)
+
+    def _is_json(self) -> bool:
+        return self._head.content_type.startswith(b"application/json")
+
+    def _large_json(self, data: bytes, complete: bool) -> None:
+        """Pass it on as it comes, and look for its usage."""
+        self._tail += data
+        self._call.usage(self._tail)
+        self._tail = self._tail[-USAGE_BYTES:]
+        self._plain(data, complete)
 
     def _plain(self, data: bytes, complete: bool) -> None:
         if not self._committed:
@@ -175,43 +202,54 @@ class Attempt:
             self._mind_the_client()
 
     def _before_first_event(self, data: bytes, complete: bool) -> None:
-        whole, self._tail = sse.split(self._tail + data)
+        self._held_bytes += len(data)
+        whole = sse.without_comments(self._pending.take(data))
         start = 0
         for event in sse.events(whole):
             kind = sse.kind_of(event, self._dialect)
             if kind is sse.Kind.COMMENT:
                 start += len(event)
                 continue
-            if kind is sse.Kind.ABORTED:
-                self._fail(Failure.ABORTED)
-                return
             if kind is sse.Kind.ERROR and answers.is_dead(event):
                 self._fail(Failure.ENGINE_DEAD, "said so in its first event")
                 return
             self.first = event
+            if kind is sse.Kind.ABORTED:
+                self._hold_abort(whole[start:], complete)
+                return
             break
         else:
-            if not complete:
+            if not complete and self._pending.size <= HOLD_BYTES:
+                if self._held_bytes - self._pending.size > HOLD_BYTES:
+                    self._fail(Failure.GARBAGE, f"sent {HOLD_BYTES} bytes of comments and no event")
                 return
         self._commit(None)
         self._take = Attempt._events
-        tail, self._tail = self._tail, b""
-        self._events(whole[start:] + tail, complete)
+        self._streams = True
+        self._pass_events(whole[start:], complete)
 
     def _events(self, data: bytes, complete: bool) -> None:
+        self._pass_events(self._pending.take(data), complete)
+
+    def _pass_events(self, whole: bytes, complete: bool) -> None:
         self._call.chunks += 1
-        whole, self._tail = sse.split(self._tail + data)
-        if complete or len(self._tail) > HOLD_BYTES:
-            whole, self._tail = whole + self._tail, b""
-        self._flows = not self._tail
+        if self._flows:
+            self._call.usage(self.last)
+        pending = self._pending
+        if complete or pending.size > HOLD_BYTES:
+            rest = pending.release()
+            self._ended = self._ended or sse.names_end(rest, self._dialect)
+            whole += rest
+        self._flows = not pending.size
         passed = 0
         for event in sse.events(whole):
             kind = sse.kind_of(event, self._dialect)
             if kind is sse.Kind.ABORTED:
                 self._relay.body(whole[:passed])
-                self._break("the replica stopped while it answered")
+                self._hold_abort(whole[passed:], complete)
                 return
             passed += len(event)
+            self._note(event, kind)
             if kind is sse.Kind.ERROR:  # the engine's own words; its [DONE] does not follow
                 self._relay.end(whole[:passed])
                 self._connection.close()
@@ -221,12 +259,55 @@ class Attempt:
         if not complete:
             self._relay.body(whole)
             self._mind_the_client()
-        elif not sse.has_end(self.last, self._dialect):
-            self._relay.body(whole)
-            self._break("the replica's answer was cut")
-        else:
+        elif self._ended or self._dialect is Dialect.OTHER:
             self._relay.end(whole)
             self._end(Passed.COMPLETE)
+        else:
+            self._relay.body(whole)
+            self._break("the replica's answer was cut")
+
+    def _note(self, event: bytes, kind: sse.Kind) -> None:
+        """Take from an event what is recorded of it."""
+        if kind is sse.Kind.END:
+            self._ended = True
+        if event.find(sse.USAGE) >= 0:
+            self._call.usage(event)
+
+    def _hold_abort(self, data: bytes, complete: bool) -> None:
+        """Hold a stream from the event on that says that the engine aborted the request."""
+        self._flows = False
+        self._held = []
+        self._held_bytes = 0
+        self._take = Attempt._after_abort
+        self._after_abort(data + self._pending.release(), complete)
+
+    def _after_abort(self, data: bytes, complete: bool) -> None:
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if complete:
+            self._end(Aborted())
+        elif self._held_bytes > HOLD_BYTES:
+            self.refuse_abort()
+
+    def pass_abort(self) -> Outcome:
+        """The abort is the answer: pass on what was held."""
+        held = b"".join(self._held)
+        for event in sse.events(held):
+            self._note(event, sse.kind_of(event, self._dialect))
+        if not self._committed:
+            self._commit(None)
+        self._relay.end(held)
+        return Passed.COMPLETE
+
+    def refuse_abort(self) -> Outcome:
+        """The engine aborted the request because it ends: it is as if it had died."""
+        self._outcome = None
+        if self._committed:
+            self._break("the replica stopped while it answered")
+        else:
+            self._fail(Failure.ABORTED)
+        assert self._outcome is not None
+        return self._outcome
 
     # towards the client
 
@@ -252,8 +333,7 @@ class Attempt:
     def _break(self, message: str) -> None:
         """End a begun answer so that the client knows that it is not whole."""
         self._connection.close()
-        events = self._take is Attempt._events and not self._relay.ended
-        if events:
+        if self._streams and not self._relay.ended:
             self._relay.end(sse.error_event(self._dialect, message, self.first, self.last))
         else:
             self._relay.cut()
@@ -287,8 +367,8 @@ class Attempt:
         elif self._committed:
             if now - self._since > limits.chunk_seconds:
                 self._break(f"the replica sent nothing for {limits.chunk_seconds:g} s")
-        elif now - self._since > limits.first_byte_seconds:
-            self._fail(Failure.TIMEOUT, f"no answer within {limits.first_byte_seconds:g} s")
+        elif now - self._since > (seconds := limits.first_byte(stream=self._stream)):
+            self._fail(Failure.TIMEOUT, f"no answer within {seconds:g} s")
 
     def stop(self, message: str) -> None:
         """End the attempt because the gateway ends."""

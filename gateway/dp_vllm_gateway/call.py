@@ -7,8 +7,8 @@ import msgspec
 
 from dp_vllm_gateway import bounds
 
-_PROMPT: Final = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d+)')
-_COMPLETION: Final = re.compile(rb'"(?:completion|output)_tokens":\s*(\d+)')
+_PROMPT: Final = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d+)\s*[,}]')
+_COMPLETION: Final = re.compile(rb'"(?:completion|output)_tokens":\s*(\d+)\s*[,}]')
 
 
 class Call(msgspec.Struct, gc=False):
@@ -47,12 +47,13 @@ class Call(msgspec.Struct, gc=False):
     """The client has a part of the answer and knows that the rest is missing."""
 
     def usage(self, text: bytes) -> None:
-        """Take the tokens that an engine counted from the end of its answer, if it says them."""
+        """Take the tokens that an engine counted, as far as this part of its answer has them; the last usage counts."""
         at = text.rfind(b'"usage":')
-        if at >= 0:
-            self.prompt_tokens = _number(_PROMPT.search(text, at))
-            self.completion_tokens = _number(_COMPLETION.search(text, at))
-
-
-def _number(found: re.Match[bytes] | None) -> int:
-    return bounds.count_of(found[1], bounds.MOST_TOKENS) if found is not None else 0
+        if at < 0:
+            return
+        prompt = _PROMPT.search(text, at)
+        if prompt is not None:
+            self.prompt_tokens = bounds.count_of(prompt[1], bounds.MOST_TOKENS)
+        completion = _COMPLETION.search(text, at)
+        if completion is not None:
+            self.completion_tokens = bounds.count_of(completion[1], bounds.MOST_TOKENS)

@@ -1,11 +1,15 @@
 """The gateway's settings: one frozen value, made once from the command line; each unit and default stands here."""
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dp_vllm import names
 from dp_vllm.policy import AHEAD_SECONDS, DEFAULT_POLICY, PREFIX_WEIGHT, Policy
+
+STREAM_SECONDS: Final = 600.0
+"""Until a stream's first event, if nothing else is set: the engine's queue and the prefill."""
 
 
 def _limit(default: Any, said: str) -> Any:
@@ -23,7 +27,11 @@ class Limits:
         60.0, "Between two pieces of a request's body, and how far it may fall behind 1000 bytes a second; then 408."
     )
     connect_seconds: float = _limit(3.0, "To connect to an engine; a vanished address answers nothing.")
-    first_byte_seconds: float = _limit(600.0, "Until an answer's first body byte: queue and prefill. No comments.")
+    first_byte_seconds: float = _limit(
+        0.0,
+        "Until an answer's first body byte; comments are none. 0: 600 for a stream, no limit for other answers, whose "
+        "first byte comes with the last.",
+    )
     chunk_seconds: float = _limit(300.0, "Between two pieces of an answer.")
     write_seconds: float = _limit(60.0, "How long a client may take nothing of what was sent to it.")
     max_replica_sequences: int = _limit(
@@ -36,6 +44,15 @@ class Limits:
     queue_seconds: float = _limit(30.0, "How long a request waits there; then 429 if no replica may have more.")
     idle_client_seconds: float = _limit(75.0, "A client's connection without a request, or with half a head.")
     probe_seconds: float = _limit(5.0, "Between two looks at an engine; also how long one look may take.")
+
+    def first_byte(self, *, stream: bool) -> float:
+        """How long an answer's first byte may take, in seconds."""
+        return self.first_byte_seconds or (STREAM_SECONDS if stream else math.inf)
+
+    @property
+    def change_seconds(self) -> float:
+        """How long a replica may take for a change of all replicas, such as to load an adapter or to sleep."""
+        return self.first_byte(stream=True)
 
 
 def divided(limits: Limits, workers: int) -> Limits:
@@ -61,9 +78,9 @@ class Tls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cors:
-    """Which web pages of other origins may use the endpoint; none by default, as in vLLM."""
+    """Which web pages of other origins may use the endpoint; by default all, without cookies, as in vLLM."""
 
-    origins: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ("*",)
     methods: tuple[str, ...] = ("*",)
     headers: tuple[str, ...] = ("*",)
     credentials: bool = False

@@ -1,11 +1,24 @@
-"""Answers browsers that ask whether a page of another origin may use the endpoint. Pure."""
+"""Which web pages of other origins may use the endpoint, as Starlette's middleware says it for vLLM. Pure.
+
+The endpoint decides this, and never an engine: what engines say of it is dropped (`headers`).
+"""
 
 from collections.abc import Mapping
+from typing import Final
 
 from aiohttp import web
 
 from dp_vllm_gateway import replies
 from dp_vllm_gateway.config import Cors
+
+_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+
+_SAFE_HEADERS: Final = ("Accept", "Accept-Language", "Content-Language", "Content-Type")
+"""A page may always send these."""
+
+_ORIGIN_VARIES: Final = {"Vary": "Origin"}
+
+_PREFLIGHT_VARIES: Final = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
 
 
 def preflight(cors: Cors, read: Mapping[bytes, bytes]) -> web.Response:
@@ -14,41 +27,59 @@ def preflight(cors: Cors, read: Mapping[bytes, bytes]) -> web.Response:
     method = _text(read.get(b"access-control-request-method"))
     if not cors.origins or origin is None or method is None:
         return replies.error(405, "OPTIONS is answered only to browsers", headers={"Allow": "GET, POST, DELETE"})
-    if not _allowed(cors, origin) or not ("*" in cors.methods or method in cors.methods):
-        return replies.error(400, f"origin {origin} may not use {method} here")
-    asked = _text(read.get(b"access-control-request-headers")) or ""
-    answer = {
-        "Access-Control-Allow-Origin": origin,
-        "Access-Control-Allow-Methods": method if "*" in cors.methods else ", ".join(cors.methods),
-        "Access-Control-Allow-Headers": asked if "*" in cors.headers else ", ".join(cors.headers),
+    wanted = _text(read.get(b"access-control-request-headers"))
+    methods = _METHODS if "*" in cors.methods else cors.methods
+    answer = _of_origin(cors, origin) | {
+        "Access-Control-Allow-Methods": ", ".join(methods),
         "Access-Control-Max-Age": "600",
-        "Vary": "Origin",
+        "Vary": _PREFLIGHT_VARIES,
     }
-    if cors.credentials:
-        answer["Access-Control-Allow-Credentials"] = "true"
-    return web.Response(status=200, headers=answer)
+    if "*" not in cors.headers:
+        answer["Access-Control-Allow-Headers"] = ", ".join(sorted({*_SAFE_HEADERS, *cors.headers}))
+    elif wanted is not None:
+        answer["Access-Control-Allow-Headers"] = wanted
+    refused = []
+    if not _allowed(cors, origin):
+        refused.append("origin")
+    if method not in methods:
+        refused.append("method")
+    if wanted is not None and not _headers_allowed(cors, wanted):
+        refused.append("headers")
+    status, said = (400, f"Disallowed CORS {', '.join(refused)}") if refused else (200, "OK")
+    return web.Response(status=status, text=said, headers=answer)
 
 
 def headers(cors: Cors, origin: bytes | None) -> dict[str, str]:
-    """What lets the page of an allowed origin read an answer; empty for others."""
-    if origin is None or not cors.origins:
+    """What an answer says of it. `Vary` is for caches: another origin may get another answer."""
+    if not cors.origins:
         return {}
-    page = origin.decode("latin-1")
-    if not _allowed(cors, page):
-        return {}
-    allowed = {"Access-Control-Allow-Origin": page, "Vary": "Origin"}
-    return allowed | ({"Access-Control-Allow-Credentials": "true"} if cors.credentials else {})
+    return _ORIGIN_VARIES if origin is None else _of_origin(cors, origin.decode("latin-1")) | _ORIGIN_VARIES
 
 
 def lines(cors: Cors, origin: bytes | None) -> bytes:
     """The same as header lines."""
     if origin is None:
-        return b""
+        return b"vary: Origin\r\n" if cors.origins else b""
     return "".join(f"{name}: {value}\r\n" for name, value in headers(cors, origin).items()).encode("latin-1")
+
+
+def _of_origin(cors: Cors, origin: str) -> dict[str, str]:
+    if not _allowed(cors, origin):
+        return {}
+    if not cors.credentials:
+        return {"Access-Control-Allow-Origin": "*" if "*" in cors.origins else origin}
+    return {"Access-Control-Allow-Origin": origin, "Access-Control-Allow-Credentials": "true"}
 
 
 def _allowed(cors: Cors, origin: str) -> bool:
     return "*" in cors.origins or origin in cors.origins
+
+
+def _headers_allowed(cors: Cors, wanted: str) -> bool:
+    if "*" in cors.headers:
+        return True
+    allowed = {name.lower() for name in (*_SAFE_HEADERS, *cors.headers)}
+    return all(name.strip().lower() in allowed for name in wanted.split(","))
 
 
 def _text(value: bytes | None) -> str | None:

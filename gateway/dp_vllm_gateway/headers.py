@@ -3,10 +3,12 @@
 Framing and connection headers belong to one connection and are never copied (RFC 9110, 7.6.1).
 """
 
+import enum
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
+from dp_vllm_gateway import places
 from dp_vllm_gateway.heads import Incoming, Returning
 
 HOP_BY_HOP: Final = frozenset(
@@ -55,7 +57,37 @@ _READ_ONLY: Final = dict.fromkeys(HOP_BY_HOP | OURS, False)
 _READ: Final = _READ_ONLY | dict.fromkeys(READ_TOO, True)
 """For each header that the gateway reads: whether it is copied as well."""
 
-_NOT_RETURNED: Final = HOP_BY_HOP | {b"x-request-id"}
+
+class BadAnswer(ValueError):
+    """An answer's headers say something that HTTP does not allow, or frame its body in a way that is not taken."""
+
+
+class _Use(enum.Enum):
+    """What becomes of a header of an answer."""
+
+    DROPPED = "is not the client's"
+    LENGTH = "says how long the body is"
+    TYPE = "says what the body is"
+    CODING = "says whether the body is compressed"
+    TRANSFER = "says how the body is framed"
+    CONNECTION = "names headers that go no further"
+    PLACE = "may name the engine's own address"
+    VARY = "may name what the gateway decides instead"
+
+
+_USES: Final = {
+    **dict.fromkeys(HOP_BY_HOP | {b"x-request-id"}, _Use.DROPPED),
+    b"connection": _Use.CONNECTION,
+    b"content-encoding": _Use.CODING,
+    b"content-length": _Use.LENGTH,
+    b"content-location": _Use.PLACE,
+    b"content-type": _Use.TYPE,
+    b"location": _Use.PLACE,
+    b"refresh": _Use.PLACE,
+    b"transfer-encoding": _Use.TRANSFER,
+    b"vary": _Use.VARY,
+}
+"""Of others, those that begin with `access-control-` are dropped: the endpoint decides which pages may read it."""
 
 
 def incoming(raw: Sequence[tuple[bytes, bytes]]) -> Incoming:
@@ -89,21 +121,63 @@ def _without(raw: Sequence[tuple[bytes, bytes]], connection: bytes) -> list[tupl
     return [(name, value) for name, value in raw if _READ.get(name.lower()) is not False and name.lower() not in named]
 
 
-def returning(raw: Iterable[tuple[bytes, bytes]]) -> Returning:
-    """Divide an answer's headers (names in lower case) likewise."""
+def returning(raw: Sequence[tuple[bytes, bytes]], host: bytes = b"", root_path: bytes = b"") -> Returning:
+    """Divide an answer's headers (names in lower case) likewise. `host` is the engine's address as it was sent there.
+
+    Raises BadAnswer.
+    """
     parts: list[bytes] = []
     content_type = b""
     length = None
     encoded = False
     for name, value in raw:
-        if name == b"content-length":
-            length = int(value)
-        elif name in _NOT_RETURNED:
-            continue
-        else:
-            if name == b"content-type":
-                content_type = value
-            elif name == b"content-encoding":
-                encoded = value.lower() != b"identity"
+        use = _use(name)
+        if use is None:
             parts += (name, b": ", value, b"\r\n")
+        elif use is _Use.LENGTH:
+            length = int(value)
+        elif use is _Use.TYPE:
+            content_type = value
+            parts += (name, b": ", value, b"\r\n")
+        elif use is _Use.CODING:
+            encoded = value.lower() != b"identity"
+            parts += (name, b": ", value, b"\r\n")
+        elif use is _Use.CONNECTION and value.lower() not in (b"keep-alive", b"close"):
+            return returning(_end_to_end(raw), host, root_path)
+        elif changed := _changed(use, value, host, root_path):
+            parts += (name, b": ", changed, b"\r\n")
     return Returning(b"".join(parts), content_type, length, encoded)
+
+
+@functools.lru_cache(maxsize=256)
+def _use(name: bytes) -> _Use | None:
+    """What becomes of a header of an answer; None: it is the client's as it is. Engines send the same few names."""
+    return _Use.DROPPED if name.startswith(b"access-control-") else _USES.get(name)
+
+
+def _end_to_end(raw: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Without `Connection` and what any of its lines names, but for what frames the body."""
+    lines = (value for name, value in raw if name == b"connection")
+    named = {b"connection"} | {name.strip().lower() for line in lines for name in line.split(b",")}
+    return [(name, value) for name, value in raw if name not in named or _USES.get(name) in _FRAMING]
+
+
+_FRAMING: Final = frozenset({_Use.LENGTH, _Use.TRANSFER})
+
+
+def _changed(use: _Use, value: bytes, host: bytes, root_path: bytes) -> bytes:
+    """The value that the client is sent instead; empty for none."""
+    if use is _Use.PLACE:
+        return places.of_endpoint(value, host, root_path)
+    if use is _Use.VARY:
+        return _without_origin(value)
+    if use is _Use.TRANSFER and value.lower() != b"chunked":
+        raise BadAnswer(f"transfer-encoding {value.decode('latin-1')!r} is not taken; chunked is")
+    return b""
+
+
+def _without_origin(vary: bytes) -> bytes:
+    """The header without `Origin`: the gateway says whether an answer depends on that."""
+    if vary == b"Origin":  # what engines send with every answer
+        return b""
+    return b", ".join(name for each in vary.split(b",") if (name := each.strip()).lower() not in (b"", b"origin"))

@@ -23,6 +23,13 @@ class Failed(msgspec.Struct, frozen=True, gc=False):
     detail: str = ""
 
 
+class Aborted(msgspec.Struct, frozen=True, gc=False):
+    """The engine aborted the request. Whether that is the client's answer depends on what becomes of the engine."""
+
+    whole: Whole | None = None
+    """None for a stream: the attempt holds it from the abort on."""
+
+
 class Passed(enum.Enum):
     """The answer was passed on as it came."""
 
@@ -30,4 +37,4 @@ class Passed(enum.Enum):
     BROKEN = "until the engine failed; the client was told"
 
 
-Outcome = Whole | Failed | Passed
+Outcome = Whole | Failed | Passed | Aborted

@@ -11,6 +11,7 @@ import msgspec
 
 from dp_vllm.engine.routes import Dialect, Reach, parameter
 from dp_vllm_gateway import judge, refusals, retry
+from dp_vllm_gateway.aborts import Aborts
 from dp_vllm_gateway.attempt import Attempt
 from dp_vllm_gateway.call import Call
 from dp_vllm_gateway.config import GatewayConfig
@@ -20,7 +21,7 @@ from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.homes import Homes
 from dp_vllm_gateway.lease import Lease
 from dp_vllm_gateway.member import Member
-from dp_vllm_gateway.outcome import Failed, Outcome, Passed, Whole
+from dp_vllm_gateway.outcome import Aborted, Failed, Outcome, Passed, Whole
 from dp_vllm_gateway.outgoing import Outgoing
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.queue import Called, Held, Queue, Turn
@@ -31,6 +32,7 @@ from dp_vllm_gateway.routing.choice import Candidate, Choice
 from dp_vllm_gateway.routing.fair import Line
 from dp_vllm_gateway.routing.held import Prospect
 from dp_vllm_gateway.routing.router import Router, views
+from dp_vllm_gateway.upstream import Connection
 
 
 class Proxy:
@@ -38,12 +40,14 @@ class Proxy:
 
     def __init__(self, config: GatewayConfig, pool: Pool, router: Router) -> None:
         self._limits = config.limits
+        self._root_path = config.root_path.encode()
         self._router = router
         self._pool = pool
         self._loop = asyncio.get_running_loop()
         self._budget = retry.Budget(self._loop.time(), processes=config.workers)
         self._deaths = Deaths()
         self.homes = Homes()
+        self.aborts = Aborts()
         self._attempts: set[Attempt] = set()
         self.queue = Queue(
             config.limits,
@@ -181,11 +185,13 @@ class Proxy:
                 self._pool.not_connected(member)
                 return Failed(Failure.CONNECT, str(error) or type(error).__name__)
 
-        attempt = Attempt(connection, relay, lease, call, out.route.dialect, out.answer_lines, self._limits)
+        attempt = Attempt(connection, relay, lease, call, out, self._limits, self._root_path)
         self._attempts.add(attempt)
         try:
             connection.send(out.bytes_for(member.host), attempt, head_only=out.method == "HEAD")
-            outcome = await attempt.finish()
+            outcome = _judged(out, await attempt.finish())
+            if isinstance(outcome, Aborted):
+                outcome = await self._after_abort(outcome, attempt, member, connection)
         finally:
             self._attempts.discard(attempt)
             member.connections.give_back(connection, self._loop.time())
@@ -193,10 +199,16 @@ class Proxy:
             self._passed(out, attempt, outcome, member, call)
         return outcome
 
+    async def _after_abort(self, aborted: Aborted, attempt: Attempt, member: Member, connection: Connection) -> Outcome:
+        """What an abort is: the client's answer, or a failure of an engine that ends."""
+        if await self.aborts.is_answer(member, connection):
+            return attempt.pass_abort() if aborted.whole is None else aborted.whole
+        return attempt.refuse_abort()
+
     def _passed(self, out: Outgoing, attempt: Attempt, outcome: Passed, member: Member, call: Call) -> None:
         """Learn from an answer that was passed on as it came."""
         call.status = attempt.status
-        self._learn_usage(out, attempt.last, call)
+        self._learn_usage(out, call)
         if out.route.dialect is Dialect.RESPONSES:
             self.homes.learn(attempt.first, member.name)
         if outcome is Passed.BROKEN:
@@ -209,23 +221,20 @@ class Proxy:
             return outcome
         lease.member.failed_connections = 0
         if isinstance(outcome, Whole):
-            failure = judge.failure_of(outcome.status, outcome.body, out.route.dialect)
-            if failure is not None:
-                return Failed(failure, f"status {outcome.status}")
             self._send(out, lease, outcome, relay, call)
         if not call.broken:
             self._deaths.answered(out.body)
         return None
 
-    def _learn_usage(self, out: Outgoing, answer: bytes, call: Call) -> None:
-        call.usage(answer)
+    def _learn_usage(self, out: Outgoing, call: Call) -> None:
         if call.prompt_tokens and out.facts.tokens:
             self._pool.token_ratio.learn(out.facts.tokens, call.prompt_tokens)
 
     def _send(self, out: Outgoing, lease: Lease, whole: Whole, relay: Relay, call: Call) -> None:
         call.status = whole.status
         call.answered_at = self._loop.time()
-        self._learn_usage(out, whole.body, call)
+        call.usage(whole.body)
+        self._learn_usage(out, call)
         if out.route.dialect is Dialect.RESPONSES:
             self.homes.learn(whole.body, lease.member.name)
         if relay.begun:  # a client that was kept waiting with comments
@@ -267,3 +276,13 @@ class Proxy:
         members = [member for member in self._pool.members() if member.available]
         tokens = queued_tokens + sum(member.waiting_tokens for member in members)
         return 1 + int(tokens / max(1.0, sum(member.tokens_per_second for member in members)))
+
+
+def _judged(out: Outgoing, outcome: Outcome) -> Outcome:
+    """The same, unless a whole answer is an engine's way to say that it failed."""
+    if not isinstance(outcome, Whole):
+        return outcome
+    failure = judge.failure_of(outcome.status, outcome.body, out.route.dialect)
+    if failure is None:
+        return outcome
+    return Aborted(outcome) if failure is Failure.ABORTED else Failed(failure, f"status {outcome.status}")

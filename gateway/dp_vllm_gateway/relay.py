@@ -31,6 +31,10 @@ REASONS: Final = {
 }
 
 
+BODILESS: Final = frozenset({204, 304})
+"""Statuses of responses that are a head alone. A length in it would be that of another response."""
+
+
 class Relay:
     """One response to one client: a head, pieces of body, an end."""
 
@@ -54,12 +58,16 @@ class Relay:
 
     def whole(self, status: int, lines: bytes, body: bytes) -> None:
         """Send a complete response. `lines` are header lines with their ends, without any that frame the body."""
-        self._write_head(status, lines, b"content-length: %d\r\n" % len(body), b"" if self.bodiless else body)
+        if status in BODILESS:
+            self.head(status, lines)
+        else:
+            self._write_head(status, lines, b"content-length: %d\r\n" % len(body), b"" if self.bodiless else body)
         self.ended = True
 
     def head(self, status: int, lines: bytes, length: int | None = None) -> None:
         """Begin a response whose body follows in pieces: `length` bytes in all, or nobody knows."""
-        self.bodiless = self.bodiless or status in (204, 304)
+        if status in BODILESS:
+            self.bodiless, length = True, None
         if length is not None:
             framing = b"content-length: %d\r\n" % length
         elif self.bodiless:

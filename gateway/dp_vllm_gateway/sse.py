@@ -26,14 +26,34 @@ class Kind(enum.Enum):
     ERROR = "says that the engine failed"
 
 
+USAGE: Final = b'"usage":'
+"""The key before the tokens that an engine counted."""
+
 SUSPECT: Final[dict[Dialect, tuple[bytes, ...]]] = {
     Dialect.COMPLETIONS: (b'"abort"', b'"error"'),
     Dialect.RESPONSES: (b'"cancelled"', b'"error"', b'"response.failed"'),
     Dialect.MESSAGES: (b'"message_delta"', b'"error"'),
-    Dialect.OTHER: (),
+    Dialect.OTHER: (USAGE,),
 }
-"""An event without any of these tokens is content. A quotation mark inside of JSON text is escaped, so text cannot
-contain them by chance."""
+"""An event without any of these tokens does not say that the engine failed. A quotation mark inside of JSON text is
+escaped, so text cannot contain them by chance."""
+
+CONTENT_ENDS: Final[dict[Dialect, tuple[bytes, ...]]] = {
+    Dialect.COMPLETIONS: (b"}]}\n\n", b":null}\n\n"),
+    Dialect.RESPONSES: (b'.delta"}\n\n',),
+    Dialect.MESSAGES: (b'"}}\n\n', b'"index":0}\n\n', b'"index":1}\n\n', b'"index":2}\n\n'),
+    Dialect.OTHER: (b"\n\n",),
+}
+"""How an event ends that is content and no more: neither a usage, nor the stream's end, nor a comment. An engine may
+write content in another way: then it is read, which takes longer."""
+
+
+def _framed(ends: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    return tuple(end + b"\r\n" for end in ends)
+
+
+FRAMED_CONTENT_ENDS: Final = {dialect: _framed(ends) for dialect, ends in CONTENT_ENDS.items()}
+"""The same at the end of a chunk that is still framed."""
 
 
 def split(data: bytes) -> tuple[bytes, bytes]:
@@ -42,6 +62,54 @@ def split(data: bytes) -> tuple[bytes, bytes]:
     crlf = data.rfind(b"\n\r\n") + 3
     end = max(end if end > 1 else 0, crlf if crlf > 2 else 0)
     return data[:end], data[end:]
+
+
+class Pending:
+    """The beginning of an event whose end is still to come. Takes time in proportion to what it is given."""
+
+    __slots__ = ("_end", "_pieces", "size")
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._end = b""
+        """Its last two bytes: an empty line may be cut in two."""
+        self.size = 0
+
+    def take(self, data: bytes) -> bytes:
+        """Add what came next; the events that are whole now."""
+        before = self._end
+        whole, tail = split(before + data if before else data)
+        if not whole:
+            self._add(data, tail)
+            return b""
+        if self._pieces:
+            whole = b"".join((*self._pieces, whole[len(before) :]))
+            self._pieces = []
+        self.size = 0
+        self._end = b""
+        if tail:
+            self._add(tail, tail)
+        return whole
+
+    def release(self) -> bytes:
+        """All that is held, although it is no whole event."""
+        held = b"".join(self._pieces)
+        self._pieces, self._end, self.size = [], b"", 0
+        return held
+
+    def _add(self, data: bytes, ending: bytes) -> None:
+        self._pieces.append(data)
+        self.size += len(data)
+        self._end = ending[-2:]
+
+
+_COMMENTS: Final = re.compile(rb"(?:(?::[^\n]*\n)*\r?\n)+")
+
+
+def without_comments(whole: bytes) -> bytes:
+    """The events of `whole` from the first one on that is no comment."""
+    match = _COMMENTS.match(whole)
+    return whole[match.end() :] if match is not None else whole
 
 
 def events(whole: bytes) -> Iterator[bytes]:
@@ -82,6 +150,8 @@ def data_of(event: bytes) -> bytes:
 
 def kind_of(event: bytes, dialect: Dialect) -> Kind:
     """What one whole event means. What cannot be read is content: it is not ours to judge."""
+    if event.startswith(b":") and event.find(b"\ndata:") < 0:
+        return Kind.COMMENT
     data = data_of(event)
     if not data:
         return Kind.COMMENT
@@ -102,17 +172,17 @@ def kind_of(event: bytes, dialect: Dialect) -> Kind:
             return Kind.CONTENT
 
 
-def has_end(last: bytes, dialect: Dialect) -> bool:
-    """Whether the end of a stream holds the event that ends it as it should; of other dialects nobody knows."""
-    match dialect:
-        case Dialect.COMPLETIONS:
-            return last.startswith(b"data: [DONE]") or b"\ndata: [DONE]" in last
-        case Dialect.RESPONSES:
-            return b'"response.completed"' in last or b'"response.incomplete"' in last
-        case Dialect.MESSAGES:
-            return b'"message_stop"' in last
-        case Dialect.OTHER:
-            return True
+_END_NAMES: Final[dict[Dialect, tuple[bytes, ...]]] = {
+    Dialect.COMPLETIONS: (b"data: [DONE]", b"data:[DONE]"),
+    Dialect.RESPONSES: (b"event: response.completed", b"event: response.incomplete"),
+    Dialect.MESSAGES: (b"event: message_stop",),
+    Dialect.OTHER: (),
+}
+
+
+def names_end(data: bytes, dialect: Dialect) -> bool:
+    """Whether the beginning of an event, which is not whole or too long to be read, is that of a stream's end."""
+    return data.startswith(_END_NAMES[dialect])
 
 
 def _completions(said: _Said) -> Kind:

@@ -6,7 +6,9 @@ pass although it must not reach a client is caught here:
 - the answer to a HEAD never completes: it is complete at its head;
 - 100 and 103 look like whole answers: they are skipped;
 - a second answer in the same read is parsed without a word: any byte after an answer closes the connection;
-- a response head of any length is taken: beyond `HEAD_BYTES` the exchange fails.
+- a response head of any length is taken: beyond `HEAD_BYTES` the exchange fails, and beyond as much of trailers or
+  chunk extensions without any body;
+- a status of 0 to 99 looks like an interim answer, and 101 ends one without a request to upgrade: both are no answers.
 """
 
 import asyncio
@@ -40,7 +42,7 @@ def _chunk_header(read: int) -> bytes:
         size = read - digits - 4
         if size > 0 and len(f"{size:x}") == digits:
             return b"%x\r\n" % size
-    return b"\0"
+    return bytes(read + 1)  # no read of this length begins so
 
 
 CHUNK_HEADERS: Final = tuple(map(_chunk_header, range(2048)))
@@ -94,7 +96,9 @@ class Connection:
         "_out",
         "_parser",
         "_pieces",
+        "_silent_bytes",
         "_to_head",
+        "_when_closed",
         "closed",
         "idle_since",
         "on_body",
@@ -113,6 +117,7 @@ class Connection:
         self._between_chunks = False
         """The last read ended with a whole chunk of a body: the next one is to begin."""
         self._parser = httptools.HttpResponseParser(self)
+        self._when_closed: asyncio.Future[None] | None = None
         self.closed = False
         self.idle_since = 0.0
 
@@ -133,6 +138,8 @@ class Connection:
         self._headers: Headers = []
         self._head_bytes = 0
         self._head_done = False
+        self._silent_bytes = 0
+        """Since the last piece of a body: chunk extensions and trailers, of which nothing is used."""
         self._between_chunks = self._chunk_ended = False
         self._complete = False
         self._keep_open = False
@@ -141,6 +148,20 @@ class Connection:
     def reusable(self) -> bool:
         """Whether the last answer is complete and the engine keeps the connection open."""
         return self._keep_open and not self.closed
+
+    async def stays_open(self, seconds: float) -> bool:
+        """Whether the engine, which has answered, keeps the connection for so long: one that ends closes it."""
+        if not self.reusable():
+            return False
+        self._when_closed = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._when_closed
+        except TimeoutError:
+            return self.reusable()
+        finally:
+            self._when_closed = None
+        return False
 
     def close(self) -> None:
         """Drop the connection at once; the engine aborts what it was doing for it."""
@@ -177,10 +198,19 @@ class Connection:
                 self._fail(Garbage(f"the head of the answer is longer than {HEAD_BYTES} bytes"))
             return
         if self._complete or len(self._out) != 1:
+            if not (self._complete or self._out) and self._is_silent(len(data)):
+                self._fail(Garbage(f"between two pieces of the body are more than {HEAD_BYTES} bytes"))
+                return
             self._pass_on(exchange)
         else:
             self._between_chunks = self._chunk_ended and data.endswith(b"\r\n")
+            self._silent_bytes = 0
             exchange.on_body(self._out.pop(), False)
+
+    def _is_silent(self, length: int) -> bool:
+        """Whether, with a read of this length, too much has come that is no part of the body."""
+        self._silent_bytes += length
+        return self._silent_bytes > HEAD_BYTES
 
     def _pass_on(self, exchange: Exchange) -> None:
         out = self._out
@@ -189,6 +219,8 @@ class Connection:
             self._exchange = None
         elif not out:
             return
+        else:
+            self._silent_bytes = 0
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
         exchange.on_body(data, self._complete)
@@ -205,6 +237,8 @@ class Connection:
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self._on_closed(self)
+        if self._when_closed is not None and not self._when_closed.done():
+            self._when_closed.set_result(None)
         exchange = self._exchange
         if exchange is None:
             return
@@ -233,7 +267,7 @@ class Connection:
             self._keep_open = False  # more than one answer
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._complete:
+        if self._complete or self._head_done:  # of another answer, or a trailer
             return
         self._headers.append((name.lower(), value))
 
@@ -242,7 +276,11 @@ class Connection:
             return
         status = self._parser.get_status_code()
         if status < 200:
+            if status < 100 or status == 101:
+                raise Garbage(f"{status:03} is no status of an answer")
             return
+        if status > 599:
+            raise Garbage(f"{status} is no status of an answer")
         headers = self._headers
         if self._head_bytes > HEAD_BYTES and sum(len(name) + len(value) + 4 for name, value in headers) > HEAD_BYTES:
             raise Garbage(f"the head of the answer is longer than {HEAD_BYTES} bytes")

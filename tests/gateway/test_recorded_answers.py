@@ -35,8 +35,9 @@ def say(engines: Engines, name: str) -> bytes:
     pieces = [body]
     if b"chunked" in head:
         pieces = [scripted.chunk(event + b"\n\n") for event in body.split(b"\n\n")[:-1]]
-    if b"x-sample" in head:  # "the connection was cut"
-        answers = iter([scripted.then_closing(head, *pieces)])
+    if b"x-sample" in head or name.startswith("aborted-"):  # the connection was cut, or closed when the engine ended
+        end = scripted.END if b"chunked" in head and b"x-sample" not in head else b""
+        answers = iter([scripted.then_closing(head, *pieces, end)])
     else:
         answers = iter([scripted.saying(head, *pieces, scripted.END if b"chunked" in head else b"")])
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import threading
 from collections.abc import Callable, Iterable
+from concurrent import futures
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,15 +100,18 @@ def send(url: str, path: str = COMPLETIONS, **fields: Any) -> Answer:
             then_closing(scripted.head(content_type="application/json"), b'{"choices": ['),
             id="closed within a body of no announced length",
         ),
-        pytest.param(saying(whole(200, {"choices": [{"index": 0, "finish_reason": "abort"}]})), id="aborted"),
+        pytest.param(then_closing(whole(200, {"choices": [{"index": 0, "finish_reason": "abort"}]})), id="aborted"),
         pytest.param(
-            saying(whole(200, {"choices": [{"finish_reason": "stop"}, {"finish_reason": "abort"}]})),
+            then_closing(whole(200, {"choices": [{"finish_reason": "stop"}, {"finish_reason": "abort"}]})),
             id="one of several choices aborted",
         ),
         pytest.param(then_closing(STREAM), id="a stream's head alone"),
         pytest.param(then_closing(STREAM, chunk(b": keep-alive\n\n")), id="a stream's head and a comment"),
         pytest.param(then_closing(STREAM, chunk(b'data: {"choices": [{"te')), id="half of a stream's first event"),
-        pytest.param(saying(STREAM, event(said("", "abort")), event(b"[DONE]"), END), id="a stream aborted at once"),
+        pytest.param(
+            then_closing(STREAM, event(said("", "abort")), event(b"[DONE]"), END), id="a stream aborted at once"
+        ),
+        pytest.param(then_closing(STREAM, event(said("", "abort"))), id="a stream aborted and cut"),
         pytest.param(
             saying(STREAM, event({"error": {"message": "EngineCore encountered an issue", "code": 500}}), END),
             id="a stream whose first event tells of the engine's death",
@@ -134,7 +138,7 @@ def test_what_has_not_reached_the_client_is_asked_of_another_replica(
     ],
 )
 def test_each_dialect_has_its_word_for_aborted(url: str, engines: Engines, path: str, aborted: Any) -> None:
-    played = play(engines, saying(whole(200, aborted)), FINE)
+    played = play(engines, then_closing(whole(200, aborted)), FINE)
     assert send(url, path).json()["choices"][0]["text"] == "fine"
     assert played.played == 2
 
@@ -147,9 +151,67 @@ def test_each_dialect_has_its_word_for_aborted(url: str, engines: Engines, path:
     ],
 )
 def test_each_dialect_has_its_event_for_aborted(url: str, engines: Engines, path: str, events: list[Any]) -> None:
-    played = play(engines, saying(STREAM, *map(event, events), END), FINE)
+    played = play(engines, then_closing(STREAM, *map(event, events), END), FINE)
     assert send(url, path, stream=True).json()["choices"][0]["text"] == "fine"
     assert played.played == 2
+
+
+# an abort that somebody asked for
+
+
+ABORTED_CHUNKS = (event(said("one")), event(said("", "abort")), event(b"[DONE]"))
+
+
+def test_an_abort_of_an_engine_that_lives_on_is_the_answer(url: str, engines: Engines) -> None:
+    """It was asked for another way than through this gateway."""
+
+    def script(peer: Peer, asked: Asked) -> None:
+        if b'"stream": true' in asked.body:
+            peer.send(STREAM, *ABORTED_CHUNKS[b'"late": false' in asked.body :], END)
+        else:
+            peer.send(whole(200, said("par", "abort")))
+
+    for engine in engines:
+        engine.script = script
+    with futures.ThreadPoolExecutor(3) as pool:
+        late, early = (pool.submit(send, url, stream=True, late=late) for late in (True, False))
+        answer = send(url)
+        assert (answer.status, answer.json()) == (200, said("par", "abort"))
+        for streamed, chunks in ((late, ABORTED_CHUNKS), (early, ABORTED_CHUNKS[1:])):
+            answer = streamed.result()
+            assert (answer.status, answer.cut) == (200, False)
+            assert b"".join(map(chunk, (one + b"\n\n" for one in answer.body.split(b"\n\n")[:-1]))) == b"".join(chunks)
+    assert sum(len(engine.asked) for engine in engines) == 3
+
+
+def test_an_abort_that_was_asked_for_through_the_gateway_is_the_answer_at_once(tmp_path: Path) -> None:
+    """Even if the engine closes each connection."""
+    waiting, aborted = threading.Semaphore(0), threading.Event()
+
+    def script(peer: Peer, asked: Asked) -> None:
+        if asked.target == "/abort_requests":
+            aborted.set()
+            peer.send(whole(200, {"status": "aborted"}))
+            return
+        streams = b'"stream": true' in asked.body
+        peer.send(*([STREAM, ABORTED_CHUNKS[0]] if streams else []))
+        waiting.release()
+        assert aborted.wait(wire.SECONDS)
+        peer.send(*([*ABORTED_CHUNKS[1:], END] if streams else [whole(200, said("par", "abort"))]))
+        peer.close()
+
+    with scripted.engine(script) as one, scripted.engine(script) as two:
+        with scripted.gateway(tmp_path, (one, two)) as gateway, futures.ThreadPoolExecutor(2) as pool:
+            whole_answer, streamed = pool.submit(send, gateway.url), pool.submit(stream, gateway.url)
+            for _ in range(2):
+                assert waiting.acquire(timeout=wire.SECONDS)
+            assert wire.ask(gateway.url, "POST", "/abort_requests", {}).status == 200
+            answer = whole_answer.result()
+            assert (answer.status, answer.json()) == (200, said("par", "abort"))
+            _, events = streamed.result()
+            assert len(events) == 3 and events[-1] == "data: [DONE]"
+        asked = [asked.target for engine in (one, two) for asked in engine.asked]
+        assert sorted(asked) == ["/abort_requests"] * 2 + [COMPLETIONS] * 2, "each once"
 
 
 # what the client is told when nobody answers
@@ -160,7 +222,7 @@ def test_each_dialect_has_its_event_for_aborted(url: str, engines: Engines, path
     [
         (saying(BUSY), 429, "upstream_busy"),
         (saying(DRAINING), 503, "upstream_draining"),
-        (saying(whole(200, {"choices": [{"finish_reason": "abort"}]})), 502, "upstream_aborted"),
+        (then_closing(whole(200, {"choices": [{"finish_reason": "abort"}]})), 502, "upstream_aborted"),
     ],
 )
 def test_when_every_replica_fails_the_client_is_told_how(
@@ -198,7 +260,7 @@ def test_a_request_that_was_answered_is_not_blamed_for_an_earlier_death(url: str
 
 
 def test_what_an_engine_had_whole_is_sent_again_only_once(tmp_path: Path) -> None:
-    abort = saying(whole(200, {"choices": [{"finish_reason": "abort"}]}))
+    abort = then_closing(whole(200, {"choices": [{"finish_reason": "abort"}]}))
     with (
         scripted.engine() as one,
         scripted.engine() as two,
@@ -297,8 +359,8 @@ def test_a_stream_that_is_cut_ends_with_an_error_event(
     assert played.played == 1
 
 
-def test_an_abort_within_a_stream_is_replaced_by_an_error(url: str, engines: Engines) -> None:
-    play(engines, saying(STREAM, event(said("one")), event(said("", "abort")), event(b"[DONE]"), END))
+def test_an_abort_of_an_engine_that_ends_is_replaced_by_an_error(url: str, engines: Engines) -> None:
+    play(engines, then_closing(STREAM, event(said("one")), event(said("", "abort")), event(b"[DONE]"), END))
     _, events = stream(url)
     assert len(events) == 2
     assert data(events[1])["error"]["message"] == "the replica stopped while it answered"
@@ -367,9 +429,9 @@ def test_engines_that_say_nothing_are_given_up(tmp_path: Path) -> None:
         scripted.engine() as two,
         scripted.gateway(tmp_path, (one, two), *flags) as gateway,
     ):
-        for before in (b"", STREAM + chunk(b": still there\n\n")):
+        for before, streams in itertools.product((b"", STREAM + chunk(b": still there\n\n")), (False, True)):
             played = play((one, two), hang(before), FINE)
-            answer = send(gateway.url)
+            answer = send(gateway.url, stream=streams)
             assert (answer.status, answer.error["code"]) == (504, "upstream_timeout")
             assert answer.headers["x-should-retry"] == "false"
             assert played.played == 1, "what takes too long here takes too long there"

@@ -54,14 +54,32 @@ class Route:
     """The prefix cache is empty after it."""
     admin: bool = False
     """It changes the whole deployment, ends other clients' requests or reveals how engines are set up."""
+    aborts: bool = False
+    """It may abort requests that are under way."""
 
 
 def _post(path: str, dialect: Dialect = Dialect.OTHER) -> Route:
     return Route("POST", path, dialect=dialect, json_body=True)
 
 
-def _all(path: str, *, method: str = "POST", lasting: str = "", ends: str = "", forgets: bool = False) -> Route:
-    return Route(method, path, Reach.ALL, replayable=False, lasting=lasting, ends=ends, forgets=forgets, admin=True)
+def _all(
+    path: str,
+    *,
+    method: str = "POST",
+    lasting: str = "",
+    ends: str = "",
+    forgets: bool = False,
+    aborts: bool = False,
+) -> Route:
+    return Route(
+        *(method, path, Reach.ALL),
+        replayable=False,
+        lasting=lasting,
+        ends=ends,
+        forgets=forgets,
+        admin=True,
+        aborts=aborts,
+    )
 
 
 def _never(path: str, method: str = "POST") -> Route:
@@ -132,9 +150,9 @@ ROUTES: Final[tuple[Route, ...]] = (
     _all("/v1/unload_lora_adapter", ends="lora:{lora_name}"),
     _all("/adapters", lasting="lora:{name}"),
     _all("/adapters/{name}", method="DELETE", ends="lora:{name}"),
-    _all("/sleep", lasting="sleep", forgets=True),
+    _all("/sleep", lasting="sleep", forgets=True, aborts=True),
     _all("/wake_up", ends="sleep"),
-    _all("/pause", lasting="pause"),
+    _all("/pause", lasting="pause", aborts=True),
     _all("/resume", ends="pause"),
     _all("/start_profile", lasting="profile"),
     _all("/stop_profile", ends="profile"),
@@ -142,8 +160,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     _all("/reset_mm_cache"),
     _all("/reset_encoder_cache"),
     _all("/release_kv_cache_memory"),
-    _all("/abort_requests"),
-    _all("/inference/v1/abort_requests"),
+    _all("/abort_requests", aborts=True),
+    _all("/inference/v1/abort_requests", aborts=True),
     # never through the gateway
     _never("/scale_elastic_ep"),
     _never("/is_scaling_elastic_ep"),

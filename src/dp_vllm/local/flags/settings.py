@@ -218,7 +218,12 @@ ENDPOINT: Final = (
     Setting("--ssl-ciphers", "LIST", "", "ciphers for TLS 1.2 and older", gateway=True),
     Setting("--root-path", "PATH", "", "path prefix that a proxy in front of us adds", values.root_path, gateway=True),
     Setting(
-        "--allowed-origins", "JSON", "[]", "web pages that may use the endpoint (CORS)", values.json_list, gateway=True
+        "--allowed-origins",
+        "JSON",
+        '["*"]',
+        "web pages that may use the endpoint (CORS); [] for none. Engines are not asked",
+        values.json_list,
+        gateway=True,
     ),
     Setting("--allowed-methods", "JSON", '["*"]', "with these methods (CORS)", values.json_list, gateway=True),
     Setting("--allowed-headers", "JSON", '["*"]', "with these headers (CORS)", values.json_list, gateway=True),
