@@ -1,6 +1,11 @@
 """What is read of a body: never a refusal that a more lenient reader would not make too."""
 
+import base64
+import itertools
 import json
+import random
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +16,7 @@ from dp_vllm.policy import Policy
 from dp_vllm_gateway.bounds import MOST_PRIORITY, MOST_SEQUENCES
 from dp_vllm_gateway.facts import BadJson, Facts, facts_of
 from dp_vllm_gateway.routing.blocks import BLOCK_BYTES
+from dp_vllm_gateway.routing.files import files_of
 from dp_vllm_gateway.routing.load import BYTES_PER_TOKEN
 from dp_vllm_gateway.routing.prompt import TOKENS_PER_FILE
 
@@ -215,12 +221,83 @@ def test_two_images_of_one_size_are_two_and_each_is_worth_its_tokens() -> None:
     assert shared(about("QUFB"), about("QUJB")) == 0
 
 
-def test_anthropic_s_and_openai_s_files_count_as_files() -> None:
-    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "QUFB" * 100_000}}
-    sound = {"type": "input_audio", "input_audio": {"data": "QUFB" * 100_000, "format": "wav"}}
-    for part in (image, sound):
-        facts = prefix_facts(messages=[{"role": "user", "content": [part]}])
-        assert facts.tokens == pytest.approx(TOKENS_PER_FILE, abs=60)
+FILE = random.Random(1).randbytes(300_000)
+SPELLINGS = {
+    "base64": base64.b64encode(FILE).decode(),
+    "URL-safe": base64.urlsafe_b64encode(FILE).decode(),
+    "unpadded": base64.b64encode(FILE[:-2]).decode().rstrip("="),
+    "lines": base64.encodebytes(FILE).decode(),
+    "lines of mail": base64.encodebytes(FILE).decode().replace("\n", "\r\n"),
+    "a short one": base64.b64encode(FILE[:4_000]).decode(),
+}
+ESCAPES: dict[str, Callable[[str], str]] = {
+    "plain": lambda text: text,
+    r"\/": lambda text: text.replace("/", r"\/"),
+    r"\u002B": lambda text: text.replace("+", r"\u002B").replace("=", r"\u003d"),
+    "in a URL": lambda text: text.replace("+", "%2B").replace("=", "%3D"),
+    "without blanks": lambda text: text.replace('": ', '":').replace(", ", ","),
+    "with blanks": lambda text: text.replace('": ', '" :  '),
+}
+PARTS: dict[str, Callable[[str], Any]] = {
+    "image_url": lambda data: {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
+    "plain image_url": lambda data: {"type": "image_url", "image_url": {"url": data}},
+    "input_image": lambda data: {"type": "input_image", "image_url": f"data:image/png;charset=x;base64,{data}"},
+    "image_embeds": lambda data: {"type": "image_embeds", "image_embeds": data},
+    "image_embeds of several": lambda data: {"type": "image_embeds", "image_embeds": {"pixels": data}},
+    "file_data": lambda data: {"type": "file", "file": {"filename": "a.pdf", "file_data": data}},
+    "file URL": lambda data: {"type": "file", "file": {"file_data": f"data:application/pdf;base64,{data}"}},
+    "input_audio": lambda data: {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}},
+    "video_url": lambda data: {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{data}"}},
+    "Anthropic's": lambda data: {"type": "image", "source": {"type": "base64", "data": data}},
+}
+
+
+@pytest.mark.parametrize("policy", [Policy.PREFIX, Policy.LEAST_LOAD])
+def test_a_file_is_worth_its_tokens_in_every_spelling(policy: Policy) -> None:
+    for part, spelling, escape in itertools.product(PARTS, SPELLINGS, ESCAPES):
+        message = {"role": "user", "content": [{"type": "text", "text": "What?"}, PARTS[part](SPELLINGS[spelling])]}
+        body = ESCAPES[escape](json.dumps({"model": "m", "messages": [message]})).encode()
+        facts = facts_of(body, policy)
+        expected = pytest.approx(TOKENS_PER_FILE, abs=60 if len(body) > 10_000 else 500)
+        assert facts.tokens == expected, (part, spelling, escape)
+
+
+def test_each_of_several_files_counts() -> None:
+    one, other, third = (SPELLINGS[name] for name in ("base64", "URL-safe", "lines"))
+    parts = [PARTS["plain image_url"](one), PARTS["image_url"](other), PARTS["input_audio"](third)]
+    assert prefix_facts(messages=[{"role": "user", "content": parts}]).tokens == pytest.approx(3000, abs=150)
+    assert facts_of(json.dumps({"images": [one, other, third]}).encode()).tokens == pytest.approx(3000, abs=50)
+    page = f"An ![image](data:image/png;base64,{one}) and ![another](data:image/png;base64,{other})."
+    assert prefix_facts(messages=[message(page)]).tokens == pytest.approx(2000, abs=50)
+
+
+@pytest.mark.parametrize(
+    "text", ["deadbeef" * 500, SPELLINGS["base64"], "\u6f22\u5b57" * 2_000, "a\n" * 4_000, "x" * 9_999]
+)
+def test_a_long_text_that_looks_like_a_file_counts_as_text(text: str) -> None:
+    bodies: list[dict[str, Any]] = [
+        {"prompt": text},
+        {"input": text},
+        {"input": ["one", text, "two"]},
+        {"instructions": text, "input": "x"},
+        {"messages": [message(text)]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": text}]}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": json.dumps({"a": text})}}]}]},
+    ]
+    for body, policy in itertools.product(bodies, (Policy.PREFIX, Policy.LEAST_LOAD)):
+        written = json.dumps(body, ensure_ascii=False).encode()
+        assert facts_of(written, policy).tokens == pytest.approx(len(written) / BYTES_PER_TOKEN, abs=50)
+
+
+@pytest.mark.parametrize("word", ["", "A" * 3_000, '"', "data:;base64,", "\\", ";base64," + "A" * 2_100])
+def test_how_long_files_are_looked_for_grows_with_the_text_and_no_faster(word: str) -> None:
+    def seconds(count: int) -> float:
+        text = (f'"{word}",' * count + " " * count + "x" * 4 * count).encode()
+        began = time.process_time()
+        list(files_of(text))
+        return time.process_time() - began
+
+    assert seconds(8_000) < 40 * seconds(400) + 0.05, "20 times as long"
 
 
 def test_a_session_is_what_the_header_or_the_body_calls_it() -> None:

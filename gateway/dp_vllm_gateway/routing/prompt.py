@@ -5,22 +5,18 @@ conversation's next turn writes its beginning again as before. What else changes
 model or cache salt nothing is shared.
 """
 
-import re
 from array import array
 from typing import Any, Final
 
 import msgspec
 import xxhash
 
+from dp_vllm_gateway.routing.files import files_of
 from dp_vllm_gateway.routing.load import BYTES_PER_TOKEN
 
 TOKENS_PER_FILE: Final = 1000
 """An image or a sound that is sent within the prompt."""
 
-_PIECE_BYTES: Final = 2048
-"""A file of twice this size holds such a piece without a blank. A shorter one has as few tokens as text."""
-
-_BASE64: Final = re.compile(rb'(?:;base64,|"data" ?: ?")[A-Za-z0-9+/=]{256,}')
 _UNREADABLE: Final = (ValueError, TypeError, OverflowError, RecursionError)
 
 
@@ -70,20 +66,16 @@ def tokens_of(body: bytes) -> int:
 
 def _without_files(text: bytes) -> bytes:
     """In a file's place stands its digest, as often as makes for its tokens."""
-    return _BASE64.sub(_digest, text) if _may_hold_files(text) else text
+    pieces: list[bytes] = []
+    start = 0
+    for begin, end in files_of(text):
+        pieces += (text[start:begin], _digest(memoryview(text)[begin:end]))
+        start = end
+    return b"".join((*pieces, text[start:])) if pieces else text
 
 
-def _may_hold_files(text: bytes) -> bool:
-    """Whether there is so long a piece without a blank: that is seen far sooner than that no file is named."""
-    find = text.find
-    for start in range(0, len(text) - _PIECE_BYTES, _PIECE_BYTES):
-        if find(b" ", start, start + _PIECE_BYTES) < 0:
-            return True
-    return False
-
-
-def _digest(found: re.Match[bytes]) -> bytes:
-    digest = xxhash.xxh3_128_digest(found[0])
+def _digest(file: memoryview) -> bytes:
+    digest = xxhash.xxh3_128_digest(file)
     return digest * (TOKENS_PER_FILE * BYTES_PER_TOKEN // len(digest))
 
 
