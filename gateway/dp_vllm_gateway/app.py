@@ -1,9 +1,7 @@
 """One gateway process: what each request passes through before it is sent on, and what the gateway answers itself."""
 
 import asyncio
-import itertools
 import random
-import secrets
 import sys
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -12,8 +10,8 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from dp_vllm.engine.routes import Reach, Route, route_of
-from dp_vllm_gateway import bounds, cors, merged, paths, refusals, replies, sse, waiting, websockets
+from dp_vllm.engine.routes import UNKNOWN, Reach, Route, methods_of, route_of
+from dp_vllm_gateway import bounds, cors, merged, multipart, paths, refusals, replies, sse, waiting, websockets
 from dp_vllm_gateway.asked import Asked
 from dp_vllm_gateway.body import Bodies
 from dp_vllm_gateway.broadcast import Broadcasts
@@ -35,6 +33,7 @@ from dp_vllm_gateway.queue import priority_of
 from dp_vllm_gateway.recording import Recording
 from dp_vllm_gateway.relay import Relay
 from dp_vllm_gateway.replies import Refusal
+from dp_vllm_gateway.request_ids import RequestIds
 from dp_vllm_gateway.routing.fair import rank_of
 from dp_vllm_gateway.routing.load import BYTES_PER_TOKEN
 from dp_vllm_gateway.routing.router import Router
@@ -96,8 +95,7 @@ class Gateway:
             ending=lambda: self.ending,
         )
         self._loop = asyncio.get_running_loop()
-        self._id_prefix = secrets.token_hex(4)
-        self._id_numbers = itertools.count(1)
+        self._ids = RequestIds()
         self._moves_clients = config.kubernetes is not None
         self.ending = False
         """The gateway was told to end: what is under way goes on, nothing new begins."""
@@ -148,7 +146,7 @@ class Gateway:
 
     def _id(self, incoming: Incoming) -> str:
         given = incoming.request_id()
-        return given.decode() if given else f"{self._id_prefix}-{next(self._id_numbers):x}"
+        return given.decode() if given else self._ids.next()
 
     async def _answer(self, asked: Asked, relay: Relay, call: Call) -> None:
         path, target = paths.target_of(call.path, self._config.root_path)
@@ -170,7 +168,7 @@ class Gateway:
             return
         if self.ending:
             self._take_last(relay, offer)
-        self._judge_route(route, path)
+        self._judge_route(route, path, target)
         if asked.upgrade is not None and offer is not None:
             lines = self._request_lines(incoming, _id_line(call))
             await self.websockets.carry(asked.upgrade, target, lines, offer, call)
@@ -211,10 +209,15 @@ class Gateway:
             raise refusals.shutting_down()
         relay.keep_alive = False
 
-    def _judge_route(self, route: Route, path: str) -> None:
+    def _judge_route(self, route: Route, path: str, target: str) -> None:
         if route.reach is Reach.NEVER and not self._config.allow_unsafe_routes:
             raise Refusal(403, f"{path} would change one replica of many; --allow-unsafe-routes opens it")
         if path in DOCS_PATHS and not self._config.docs:
+            raise Refusal(404, "Not Found")
+        if route is UNKNOWN and self._pool.several_models and paths.query_value(target, "model") is None:
+            methods = methods_of(path)
+            if methods:
+                raise Refusal(405, "Method Not Allowed", headers={"Allow": ", ".join(methods)})
             raise Refusal(404, "Not Found")
 
     # sending on
@@ -229,6 +232,8 @@ class Gateway:
             call.model, call.stream = facts.model or "", facts.stream
             id_line = _id_line(call)
             answer_lines = id_line + cors.lines(self._config.cors, incoming.read.get(b"origin"))
+            if route.common and self._pool.several_models:
+                facts = Facts(model=self._any_model())
             wait_seconds = waiting.seconds_of(incoming.read.get(b"x-dp-vllm-wait"))
             if wait_seconds and self._pool.lacks(facts.model):
                 await waiting.for_replica(
@@ -284,9 +289,19 @@ class Gateway:
             except BadJson as error:
                 if incoming.read.get(b"content-encoding", b"identity").lower() == b"identity":
                     raise Refusal(400, f"the body is not JSON: {error}", code="bad_json") from error
-        model = paths.query_value(target, "model") if self._pool.several_models else None
-        form = incoming.read.get(b"content-type", b"")[:10].lower() == b"multipart/"
+        content_type = incoming.read.get(b"content-type", b"")
+        form = content_type[:10].lower() == b"multipart/"
+        model = multipart.text_field(body, content_type, b"model") if form else None
+        if model is None and self._pool.several_models:
+            model = paths.query_value(target, "model")
         return Facts(model=model, tokens=0 if form else len(body) // BYTES_PER_TOKEN)
+
+    def _any_model(self) -> str:
+        """A model that can be served now. Raises Refusal if there is none."""
+        model = self._pool.any_model()
+        if model is None:
+            raise refusals.no_replica(self._pool)
+        return model
 
     def _request_lines(self, incoming: Incoming, id_line: bytes) -> bytes:
         """What an engine is sent: the client's headers, the id, and a key only if engines judge keys."""

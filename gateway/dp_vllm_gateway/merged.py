@@ -6,10 +6,11 @@
 import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
+from urllib.parse import unquote
 
 import msgspec
 
-from dp_vllm.engine.routes import Reach, route_of
+from dp_vllm.engine.routes import Reach, parameter, route_of
 from dp_vllm_gateway import refusals
 from dp_vllm_gateway.config import GatewayConfig
 from dp_vllm_gateway.fetch import Fetched, fetch
@@ -18,8 +19,6 @@ from dp_vllm_gateway.outgoing import Outgoing
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.replies import Refusal
 from dp_vllm_gateway.upstream import UpstreamError
-
-PATHS: Final = frozenset({"/v1/models", "/load", "/openapi.json"})
 
 
 class Merged:
@@ -33,9 +32,10 @@ class Merged:
         """The answer to one of the merged routes.
 
         A replica that fails is left out. If all do, the first one's words are the answer. Raises Refusal if there is
-        no replica, or none was reached.
+        no replica, none was reached, or none serves the model that is to be described.
         """
-        answers = await self._ask_all(out)
+        model = parameter(out.route, unquote(out.target.partition("?")[0]))
+        answers = await self._ask_all(out, "/v1/models" if model else out.target)
         good = [answer.body for answer in answers if answer.status == 200]
         if not good:
             return answers[0]
@@ -43,6 +43,8 @@ class Merged:
             match out.route.path:
                 case "/v1/models":
                     return Fetched(200, models_of(good))
+                case _ if model:
+                    return Fetched(200, model_of(good, model))
                 case "/load":
                     return Fetched(200, load_of(good))
                 case _:
@@ -51,22 +53,22 @@ class Merged:
         except (ValueError, RecursionError) as error:
             raise Refusal(502, f"a replica's {out.route.path} cannot be read: {error}") from error
 
-    async def _ask_all(self, out: Outgoing) -> list[Fetched]:
+    async def _ask_all(self, out: Outgoing, target: str) -> list[Fetched]:
         members = [member for member in self._pool.members() if member.available]
         if not members:
             raise refusals.no_replica(self._pool)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._ask(member, out)) for member in members]
+            tasks = [group.create_task(self._ask(member, out, target)) for member in members]
         answers = [answer for task in tasks if (answer := task.result()) is not None]
         if not answers:
             raise Refusal(502, "no replica answered", code="upstream_reset")
         return answers
 
-    async def _ask(self, member: Member, out: Outgoing) -> Fetched | None:
+    async def _ask(self, member: Member, out: Outgoing, target: str) -> Fetched | None:
         lines = [line for line in out.lines.splitlines(keepends=True) if _sent(line)]
         seconds = self._config.limits.probe_seconds
         try:
-            return await fetch(member, "GET", out.target, b"".join(lines), seconds=seconds)
+            return await fetch(member, "GET", target, b"".join(lines), seconds=seconds)
         except (OSError, UpstreamError):
             return None
 
@@ -86,11 +88,23 @@ class _Id(msgspec.Struct):
 
 def models_of(bodies: Sequence[bytes]) -> bytes:
     """Each model once, as the first replica that serves it tells of it."""
+    return msgspec.json.encode({"object": "list", "data": list(_by_id(bodies).values())})
+
+
+def model_of(bodies: Sequence[bytes], name: str) -> bytes:
+    """One of the models, or of the adapters. Raises Refusal 404 if it is none of them."""
+    models = _by_id(bodies)
+    if name not in models:
+        raise refusals.model_unknown(name, sorted(models))
+    return bytes(models[name])
+
+
+def _by_id(bodies: Sequence[bytes]) -> dict[str, msgspec.Raw]:
     models: dict[str, msgspec.Raw] = {}
     for body in bodies:
         for model in msgspec.json.decode(body, type=_Models).data:
             models.setdefault(msgspec.json.decode(model, type=_Id).id, model)
-    return msgspec.json.encode({"object": "list", "data": list(models.values())})
+    return models
 
 
 MOST_LOAD: Final = 1 << 32
@@ -116,13 +130,24 @@ _READY: Any = {
     }
 }
 
+_RETRIEVE: Any = {
+    "get": {
+        "summary": "Retrieve Model",
+        "description": "One of the models or adapters that `/v1/models` lists.",
+        "operationId": "retrieve_model_v1_models__model__get",
+        "parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}],
+        "responses": {"200": {"description": "The model"}, "404": {"description": "It does not exist"}},
+    }
+}
+
 
 def document_of(body: bytes, root_path: str, *, unsafe: bool) -> bytes:
-    """An engine's OpenAPI document as the endpoint's: with `/ready`, and without what is refused here."""
+    """An engine's OpenAPI document as the endpoint's: with what is answered here, without what is refused here."""
     document = msgspec.json.decode(body, type=dict[str, Any])
     described = msgspec.convert(document.get("paths", {}), dict[str, dict[str, Any]])
     paths = {path: _open(path, item, unsafe) for path, item in described.items()}
-    document["paths"] = {path: item for path, item in paths.items() if item} | {"/ready": _READY}
+    own = {"/v1/models/{model}": _RETRIEVE, "/ready": _READY}
+    document["paths"] = {path: item for path, item in paths.items() if item} | own
     document.pop("servers", None)
     if root_path:
         document["servers"] = [{"url": root_path}]

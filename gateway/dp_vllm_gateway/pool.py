@@ -270,6 +270,10 @@ class Pool:
         """Whether any endpoint may be picked."""
         return bool(self._available)
 
+    def any_model(self) -> str | None:
+        """A model of an available endpoint; None if there is no such endpoint."""
+        return next((min(member.models) for member in self._available if member.models), None)
+
     def models(self) -> list[str]:
         """The names of all models that are served, and of their adapters."""
         return sorted(set().union(*(member.models | member.adapters for member in self._members.values())))

@@ -138,7 +138,7 @@ class Proxy:
 
     def _route_prospect(self, crowd: Sequence[Prospect[Member]], facts: Facts) -> Choice[Prospect[Member]] | None:
         if self._pool.several_models:
-            crowd = [prospect for prospect in crowd if facts.model in prospect.of.models]
+            crowd = [prospect for prospect in crowd if prospect.of.knows(facts.model)]
         return self._router.choose(crowd, facts, watched=True)
 
     def _watched(self, choice: Choice[Member]) -> Choice[Member]:

@@ -35,6 +35,7 @@ PATHS = {
     "/collective_rpc": {"post": {"summary": "Rpc"}},
     "/fault_tolerance/status": {"get": {"summary": "Status"}},
 }
+OWN = ("/v1/models/{model}", "/ready")
 DOCUMENT = {"openapi": "3.1.0", "servers": [{"url": "/inner"}], "paths": PATHS}
 
 
@@ -68,7 +69,7 @@ def test_the_document_is_the_endpoints_own(engines: Engines, tmp_path: Path) -> 
         for path in ("/openapi.json", "/inner/llm/openapi.json"):
             document = ask(program.url, "GET", path).json()
             assert document["servers"] == [{"url": "/inner/llm"}]
-            assert set(document["paths"]) == {"/v1/chat/completions", "/v1/responses/{response_id}", "/ready"}
+            assert set(document["paths"]) == {"/v1/chat/completions", "/v1/responses/{response_id}", *OWN}
             assert document["openapi"] == "3.1.0"
 
 
@@ -144,5 +145,5 @@ def test_a_document_of_another_form_cannot_be_read(odd: bytes) -> None:
 
 def test_with_unsafe_routes_allowed_the_document_names_them() -> None:
     document = json.loads(document_of(json.dumps(DOCUMENT).encode(), "", unsafe=True))
-    assert set(document["paths"]) == {*PATHS, "/ready"}
+    assert set(document["paths"]) == {*PATHS, *OWN}
     assert "servers" not in document

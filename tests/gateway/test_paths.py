@@ -1,6 +1,7 @@
 """Which route a path is, in every spelling: the one that the engine reads, or none."""
 
 import itertools
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -8,10 +9,11 @@ from engine_paths import read_by_engine
 
 from dp_vllm.engine.routes import HIDDEN, ROUTES, UNKNOWN, Reach, Route, route_of
 from dp_vllm_gateway.app import DOCS_PATHS, OPEN_PATHS
-from dp_vllm_gateway.paths import target_of
+from dp_vllm_gateway.paths import MODEL, target_of
 from dp_vllm_gateway.replies import Refusal
 
-PLAIN = {(route.method, route.path.replace("{id}", "resp_1").replace("{name}", "sql")): route for route in ROUTES}
+EXAMPLES = {"{id}": "resp_1", "{name}": "sql", "{model:path}": "m"}
+PLAIN = {(route.method, re.sub(r"\{.*?\}", lambda match: EXAMPLES[match[0]], route.path)): route for route in ROUTES}
 
 
 def decided(method: str, raw: str, root_path: str = "") -> Route | None:
@@ -51,7 +53,9 @@ def test_a_slash_at_the_end_changes_nothing(method: str, path: str) -> None:
     """An engine redirects there: to the route, at its own address."""
     assert decided(method, path + "/") is PLAIN[method, path]
     assert decided(method, f"/llm{path}/?a=b", "/llm") is PLAIN[method, path]
-    assert decided(method, path + "//") is decided(method, path + "%2f") is None
+    assert decided(method, path + "//") is None
+    if not path.startswith(MODEL):  # a model's name may have a slash
+        assert decided(method, path + "%2f") is None
 
 
 GUARDED = [key for key, route in PLAIN.items() if route.reach in (Reach.ALL, Reach.NEVER)]

@@ -39,7 +39,7 @@ class Route:
 
     method: str
     path: str
-    """`{name}` stands for one path segment."""
+    """`{name}` stands for one path segment, `{name:path}` for one or more."""
     reach: Reach = Reach.ONE
     dialect: Dialect = Dialect.OTHER
     json_body: bool = False
@@ -52,6 +52,8 @@ class Route:
     """Which lasting change this route takes back."""
     forgets: bool = False
     """The prefix cache is empty after it."""
+    common: bool = False
+    """Every engine answers it alike, whatever its model is."""
     admin: bool = False
     """It changes the whole deployment, ends other clients' requests or reveals how engines are set up."""
     aborts: bool = False
@@ -131,11 +133,12 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/health"),
     Route("GET", "/ping"),
     Route("POST", "/ping"),
-    Route("GET", "/version"),
-    Route("GET", "/docs"),
-    Route("GET", "/docs/oauth2-redirect"),
-    Route("GET", "/redoc"),
+    Route("GET", "/version", common=True),
+    Route("GET", "/docs", common=True),
+    Route("GET", "/docs/oauth2-redirect", common=True),
+    Route("GET", "/redoc", common=True),
     Route("GET", "/v1/models", Reach.MERGED),
+    Route("GET", "/v1/models/{model:path}", Reach.MERGED),  # OpenAI's; vLLM has none
     Route("GET", "/load", Reach.MERGED),
     Route("GET", "/metrics", Reach.MERGED),
     Route("GET", "/openapi.json", Reach.MERGED),
@@ -182,9 +185,14 @@ HIDDEN: Final = Route("", "", Reach.NEVER, replayable=False, admin=True)
 """What a path is that is not in the table, but that some engine could read as a route that concerns every replica."""
 
 _EXACT: Final = {(route.method, route.path): route for route in ROUTES if "{" not in route.path}
-_PATTERNS: Final = tuple(
-    (route, re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", route.path))) for route in ROUTES if "{" in route.path
-)
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    segments = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)
+    return re.compile(re.sub(r"\{(\w+):path\}", r"(?P<\1>.+)", segments))
+
+
+_PATTERNS: Final = tuple((route, _pattern(route.path)) for route in ROUTES if "{" in route.path)
 _PATHS: Final = {route.path: route for route in ROUTES}
 _ON_EVERY_REPLICA: Final = [
     re.sub(r"\{\w+\}", "[^/]+", route.path) for route in ROUTES if route.reach in (Reach.ALL, Reach.NEVER)
@@ -197,6 +205,12 @@ _PATH_PARAMETERS: Final = re.compile(";[^/]*")
 def is_named(path: str) -> bool:
     """Whether the table has this path, for whichever method."""
     return path in _PATHS or any(pattern.fullmatch(path) for _, pattern in _PATTERNS)
+
+
+def methods_of(path: str) -> list[str]:
+    """The methods that the table has for this path."""
+    exact = {method for method, known in _EXACT if known == path}
+    return sorted(exact | {route.method for route, pattern in _PATTERNS if pattern.fullmatch(path)})
 
 
 def route_of(method: str, path: str) -> Route:
@@ -220,7 +234,7 @@ def _of_unnamed(path: str) -> Route:
 
 
 def parameter(route: Route, path: str) -> str:
-    """The segment of `path` that stands for the route's `{name}`; empty if the route has none."""
+    """The part of `path` that stands for the route's `{name}`; empty if the route has none."""
     for candidate, pattern in _PATTERNS:
         if candidate is route and (match := pattern.fullmatch(path)):
             return str(match.group(1))
