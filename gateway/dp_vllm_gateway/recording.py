@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from dp_vllm import own_files
 from dp_vllm.engine.routes import Dialect
 from dp_vllm.errors import BadSettings
 from dp_vllm.policy import Policy
@@ -182,9 +183,9 @@ class _File:
         try:
             if path.is_file():
                 path.rename(_free_name(path))
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            self._fd = own_files.appended(path)
         except OSError as error:
-            raise BadSettings(f"--record {path}: cannot be written: {error.strerror}") from error
+            raise BadSettings(f"--record {path}: cannot be written: {error.strerror or error}") from error
 
     def write(self, lines: list[bytes], lost: int) -> None:
         """Add lines, all or none; `lost` are those that were not even kept to be written."""

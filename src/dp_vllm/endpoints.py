@@ -5,7 +5,6 @@ the new one, and counts up its generation, so that the gateway can say which set
 """
 
 import enum
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from dp_vllm import own_files
 from dp_vllm.errors import UserError
 
 Name: TypeAlias = Annotated[str, Meta(pattern=r"^[!-~]{1,253}\Z")]
@@ -88,6 +88,4 @@ def is_address(address: str) -> bool:
 
 def write(path: Path, endpoints: EndpointSet) -> None:
     """Replace the endpoints file at once; readers never see half of it."""
-    new = path.with_name(path.name + ".new")
-    new.write_bytes(msgspec.json.format(msgspec.json.encode(endpoints)) + b"\n")
-    os.replace(new, path)
+    own_files.replace(path, msgspec.json.format(msgspec.json.encode(endpoints)) + b"\n")

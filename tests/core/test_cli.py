@@ -67,7 +67,8 @@ def test_a_dry_run_prints_commands_that_a_shell_takes(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_is_told_as_json_too_and_without_keys(tmp_path: Path) -> None:
-    told = serve("m", "--engine", "sim", "--dry-run", "--json", "--api-key", "hunter2", XDG_RUNTIME_DIR=str(tmp_path))
+    secrets = ("--api-key", "hunter2", "--hf-token", "hunter2", "--speculative-config", '{"token": "hunter2"}')
+    told = serve("m", "--engine", "sim", "--dry-run", "--json", *secrets, XDG_RUNTIME_DIR=str(tmp_path))
 
     content = json.loads(told.stdout)
     assert content["replicas"][0]["command"][1:5] == ["-I", "-m", "dp_vllm.sim", "m"]

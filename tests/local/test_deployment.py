@@ -103,7 +103,20 @@ def test_no_variable_sets_the_gateway_behind_the_command_lines_back(tmp_path: Pa
 
     gateway = deployed(tmp_path, "m", "--engine", "sim", **environ).gateway
 
-    assert gateway.unset == ("DP_VLLM_API_KEY", "DP_VLLM_GATEWAY_PORT")
+    assert not {*environ, "DP_VLLM_GATEWAY_PORT"} & gateway.environment(environ).keys()
+
+
+@pytest.mark.parametrize(("engine", "gets_tokens"), [("sim", False), ("vllm", True)])
+def test_only_an_engine_that_downloads_gets_the_tokens_of_the_environment(
+    tmp_path: Path, engine: str, gets_tokens: bool
+) -> None:
+    tokens = {"HF_TOKEN": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    executable = fake_vllm(tmp_path, "0.32.0+cpu") if engine == "vllm" else engine
+
+    deployment = deployed(tmp_path, "m", "--engine", executable, **tokens)
+
+    assert not tokens.keys() & deployment.gateway.environment(tokens).keys()
+    assert bool(tokens.keys() & deployment.replicas[0].command.environment(tokens).keys()) is gets_tokens
 
 
 def test_keys_go_to_the_gateway_in_a_file_and_to_nobody_else(tmp_path: Path) -> None:
@@ -112,9 +125,9 @@ def test_keys_go_to_the_gateway_in_a_file_and_to_nobody_else(tmp_path: Path) -> 
     keys = deployment.directory.keys
     assert deployment.files == {keys: "key1: a=b\nkey2: c\n"}
     assert deployment.gateway.argv[-2:] == ("--api-key-file", str(keys))
-    assert deployment.gateway.unset == ("VLLM_API_KEY",)
+    assert "VLLM_API_KEY" not in deployment.gateway.environment({"VLLM_API_KEY": "b"})
     for replica in deployment.replicas:
-        assert replica.command.unset == ("VLLM_API_KEY",)
+        assert "VLLM_API_KEY" not in replica.command.environment({"VLLM_API_KEY": "b"})
         assert "a=b" not in replica.command.argv
 
 
@@ -131,7 +144,7 @@ def test_keys_of_administrators_are_marked_in_the_gateways_file(tmp_path: Path) 
     variable = {"DP_VLLM_ADMIN_API_KEY": "x y"}
     deployment = deployed(tmp_path, "m", "--engine", "sim", **variable)
     assert list(deployment.files.values()) == ["admin1 (admin): x\nadmin2 (admin): y\n"]
-    assert deployment.gateway.unset == tuple(variable)
+    assert not deployment.gateway.environment(variable)
 
 
 def test_a_key_file_of_the_users_is_read_by_the_gateway_itself(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     what = deployment(tmp_path, free_port(), 600, "", "", "")
     with run.claimed(what.directory, {}), listening(what.listen) as sockets:
         said: list[str] = []
-        supervisor = Supervisor(what, sockets, Narrator(said.append, lambda name, path: None), Crew())
+        supervisor = Supervisor(what, sockets, Narrator(said.append, lambda name, path, redacted: None), Crew())
         running = asyncio.create_task(supervisor.run())
         try:
             await until(lambda: any("2 of 2" in line for line in said), "both replicas are ready")

@@ -1,10 +1,12 @@
 """Logs that other processes write: followed, looked at, rotated while they are being written."""
 
+import stat
 from pathlib import Path
 
 import pytest
 
 from dp_vllm.local.logs import LAG_BYTES, Follower, begin_of_last, last_lines, rotate, rotate_if_large
+from dp_vllm.local.logs import append as add
 
 
 @pytest.fixture
@@ -71,6 +73,24 @@ def test_rotation_keeps_the_last_three_and_the_writer_writes_on(log: Path) -> No
     older = sorted(path.name for path in log.parent.iterdir())
     assert older == ["replica-0.log", "replica-0.log.1", "replica-0.log.2", "replica-0.log.3"]
     assert log.with_name("replica-0.log.1").read_bytes() == b"log 4\n"
+
+
+def test_rotated_logs_are_as_private_as_the_log_and_no_link_is_followed(log: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("as it was")
+    append(log, b"one\n")
+    log.chmod(0o600)
+    for name in ("replica-0.log.copy", "replica-0.log.1", "replica-0.log.2"):
+        log.with_name(name).symlink_to(precious)
+    rotate(log)
+    assert stat.S_IMODE(log.with_name("replica-0.log.1").lstat().st_mode) == 0o600
+    assert log.with_name("replica-0.log.1").read_bytes() == b"one\n" and log.read_bytes() == b""
+    log.unlink()
+    log.symlink_to(precious)
+    for write in (rotate, lambda path: add(path, "line")):
+        with pytest.raises(OSError, match="symbolic link"):
+            write(log)
+    assert precious.read_text() == "as it was"
 
 
 def test_a_small_or_missing_log_is_not_rotated(log: Path) -> None:

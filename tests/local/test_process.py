@@ -66,11 +66,16 @@ async def test_output_is_appended_to_the_log_and_nothing_can_be_read(tmp_path: P
     assert log_of(what) == "before\nout\nerr\n''\n"
 
 
-async def test_it_gets_exactly_the_given_environment_and_signals_as_they_are_by_default(tmp_path: Path) -> None:
+async def test_it_gets_exactly_the_given_environment_and_signals_as_they_are_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "token")
     code = "import os, signal; print(os.environ['ODD'], os.environ.get('PATH')); print(signal.getsignal(15))"
     what = Program("test", (sys.executable, "-uc", code), {"ODD": "\udcff é"}, tmp_path / "log")
     async with running(what) as program:
+        of_guardian = Path(f"/proc/{program.guardian.pid}/environ").read_bytes()
         await program.exit()
+    assert b"HF_TOKEN" not in of_guardian
     assert what.log.read_bytes() == b"\xff \xc3\xa9 None\n0\n"
 
 

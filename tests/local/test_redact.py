@@ -22,6 +22,28 @@ ENVIRONMENT = {
         (["--api_key", "a b"], "--api_key ***"),
         (["--tokenizer", "/m", "--max-num-batched-tokens", "8192"], "--tokenizer /m --max-num-batched-tokens 8192"),
         (["--override", '{"token": "hub-secret-1"}'], '--override {"token": "***"}'),
+        (["--hf-tok", "abc", "--seed", "1"], "--hf-tok *** --seed 1"),
+        (["--hf_token=abc"], "--hf_token=***"),
+        (["--ssl-keyfile-password", "pw", "--ssl-keyfile", "/key"], "--ssl-keyfile-password *** --ssl-keyfile /key"),
+        (
+            ["--speculative-config", '{"model": "d", "apiKey": "x"}'],
+            '--speculative-config {"model": "d", "apiKey": "***"}',
+        ),
+        (['--speculative-config={"a": [{"hf_token": "x"}]}'], '--speculative-config={"a": [{"hf_token": "***"}]}'),
+        (["--speculative-config.token", "x", "--port", "80"], "--speculative-config.token *** --port 80"),
+        (
+            ["--model-loader-extra-config", '{"s3_secret_access_key": 123456}'],
+            '--model-loader-extra-config {"s3_secret_access_key": "***"}',
+        ),
+        (["--hf-overrides", '{"eos_token": "</s>"}'], '--hf-overrides {"eos_token": "</s>"}'),
+        (
+            ["--redis", "redis://:p@ss@host:1/0", "https://x/y?a=b&sig=abc"],
+            "--redis redis://***@host:1/0 https://x/y?a=b&sig=***",
+        ),
+        (
+            ["--served-model-name", "{not json", "--api-key-file", "/k"],
+            "--served-model-name {not json --api-key-file /k",
+        ),
     ],
 )
 def test_a_command_line_is_shown_without_secrets(argv: list[str], expected: str) -> None:
@@ -31,6 +53,10 @@ def test_a_command_line_is_shown_without_secrets(argv: list[str], expected: str)
 def test_variables_are_shown_without_secrets() -> None:
     shown = Redactor((), ENVIRONMENT).environment(ENVIRONMENT | {"URL": "https://u:pw@host/"})
     hidden = ("HF_TOKEN", "VLLM_API_KEY", "AWS_SECRET_ACCESS_KEY", "MY_KEY")
+    assert Redactor((), {}).environment({"KV": '{"password": "x"}', "PGPASSWORD": "x"}) == {
+        "KV": '{"password": "***"}',
+        "PGPASSWORD": "***",
+    }
     assert shown == {**dict.fromkeys(hidden, "***"), "TOKENIZERS_PARALLELISM": "false", "URL": "https://***@host/"}
 
 

@@ -21,7 +21,7 @@ class Driver:
     @property
     def environ(self) -> dict[str, str]:
         """What makes a process load it."""
-        return {"LD_LIBRARY_PATH": str(self.directory), "STAND_IN_NVML": str(self._answers)}
+        return {"LD_LIBRARY_PATH": str(self.directory), "NVML_STAND_IN": str(self._answers)}
 
     def says(self, lines: Iterable[str]) -> None:
         self._answers.write_text("".join(f"{line}\n" for line in lines))

@@ -1,5 +1,5 @@
 /*
- * A stand-in for libnvidia-ml.so.1: the calls that dp-vllm makes, answered from the file that STAND_IN_NVML names.
+ * A stand-in for libnvidia-ml.so.1: the calls that dp-vllm makes, answered from the file that NVML_STAND_IN names.
  *
  * Its lines, in any order:
  *   gpu UUID BUS NUMA-MASK CPU-MASK       the masks in hexadecimal, 0 for "does not say"
@@ -48,7 +48,7 @@ static int fate(const char *call)
 {
     char line[256], name[128];
     int code, found = OK;
-    FILE *file = fopen(getenv("STAND_IN_NVML"), "r");
+    FILE *file = fopen(getenv("NVML_STAND_IN"), "r");
     while (file && fgets(line, sizeof line, file)) {
         if (sscanf(line, "hang %127s", name) == 1 && !strcmp(name, call))
             for (;;)
@@ -99,7 +99,7 @@ int nvmlInitWithFlags(unsigned flags)
     FILE *file;
     (void)flags;
     MIND;
-    file = fopen(getenv("STAND_IN_NVML"), "r");
+    file = fopen(getenv("NVML_STAND_IN"), "r");
     while (fgets(line, sizeof line, file))
         read_line(line);
     fclose(file);

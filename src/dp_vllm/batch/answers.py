@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from dp_vllm import own_files
 from dp_vllm.batch.requests import key
 from dp_vllm.errors import UserError
 
@@ -97,6 +99,7 @@ def opened(path: Path, *, retry_failed: bool) -> Iterator[Answers]:
 
     Raises UserError if it is no file of answers, or if another batch writes to it.
     """
+    path = _followed(path)
     fd = _locked(path)
     try:
         repaired = _repair(path, fd)
@@ -113,11 +116,18 @@ def opened(path: Path, *, retry_failed: bool) -> Iterator[Answers]:
         os.close(fd)
 
 
+def _followed(path: Path) -> Path:
+    try:
+        return own_files.followed(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written to: {error}") from error
+
+
 def _locked(path: Path) -> int:
     try:
-        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fd = own_files.appended(path, mode=0o666)
     except OSError as error:
-        raise UserError(f"{path} cannot be written to: {error.strerror}") from error
+        raise UserError(f"{path} cannot be written to: {error.strerror or error}") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -160,7 +170,8 @@ def _known(path: Path) -> Iterator[tuple[int, bool]]:
 def _without_failures(path: Path, fd: int) -> int:
     """Put a copy without lines of failures in the file's place at once, and return its descriptor."""
     new = path.with_name(f".{path.name}.new")
-    with path.open("rb") as old, new.open("wb") as file:
+    made = own_files.created(new, stat.S_IMODE(os.fstat(fd).st_mode))
+    with path.open("rb") as old, open(made, "wb") as file:
         file.writelines(text for text in old if not msgspec.json.decode(text, type=_Known).failed)
         os.fsync(file.fileno())
     replacement = _locked(new)

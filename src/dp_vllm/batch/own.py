@@ -11,7 +11,7 @@ from typing import Final
 
 import xxhash
 
-from dp_vllm import names
+from dp_vllm import names, own_files
 from dp_vllm.batch.endpoint import OF_BATCHES, Endpoint
 from dp_vllm.errors import BadSettings, UserError
 from dp_vllm.local import command_line
@@ -37,7 +37,7 @@ async def served(words: Sequence[str], replicas: int, target: Path) -> AsyncIter
     name = _name(target)
     directory = run_directory(name, os.environ)
     for path in (directory.path, directory.logs):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own_files.make_directory(path)
     uds, log = directory.path / "endpoint.sock", directory.logs / "serve.log"
     own = ("--uds", str(uds), "--name", name, "--log-dir", str(directory.logs))
     # Its only client is this process.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from dp_vllm import inherited
 from dp_vllm.engine.flags import Flags, vllm_flags
 from dp_vllm.engine.version import Version
 
@@ -23,16 +24,6 @@ _ADDED: Final = (
 )
 """What every engine gets unless its user set it. All supported versions have these flags."""
 
-_FOREIGN: Final = (
-    "VLLM_API_KEY",  # the endpoint's; engines have no key
-    "VLLM_PORT",  # not the HTTP port: a base for internal ones, the same for all replicas
-    "VLLM_PORT_",  # together with the next: what Kubernetes sets where a Service is called vllm
-    "VLLM_SERVICE_",
-    "VLLM_DP_",  # would make a replica one rank of a data-parallel engine
-    "DP_VLLM_",  # ours
-)
-"""Variables that no engine may see; a name that ends with `_` stands for all that begin with it."""
-
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -43,10 +34,13 @@ class Command:
     """What is set in its environment, over what stands there."""
     unset: tuple[str, ...] = ()
     """What is taken out of its environment."""
+    inherits: tuple[str, ...] | None = None
+    """The only variables of ours that it has; None for all but `unset`."""
 
     def environment(self, base: Mapping[str, str]) -> dict[str, str]:
         """The whole environment of the program, made from `base` (usually `os.environ`)."""
-        return {name: value for name, value in base.items() if name not in self.unset} | dict(self.variables)
+        names = base if self.inherits is None else [name for name in self.inherits if name in base]
+        return {name: base[name] for name in names if name not in self.unset} | dict(self.variables)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +128,8 @@ def replica_command(order: Order, address: str, gpus: Sequence[str], environ: Ma
             *_listening(address),
         ),
         variables={**order.variables, **_variables(gpus, environ)},
-        unset=tuple(sorted(name for name in environ if _is_foreign(name))),
+        unset=() if order.engine.simulated else inherited.kept_from_engine(environ),
+        inherits=inherited.by_simulator(environ) if order.engine.simulated else None,
     )
 
 
@@ -178,7 +173,3 @@ def _variables(gpus: Sequence[str], environ: Mapping[str, str]) -> dict[str, str
         # The order of NVML and nvidia-smi, so that an index means the same GPU to everybody.
         variables["CUDA_DEVICE_ORDER"] = environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     return variables
-
-
-def _is_foreign(name: str) -> bool:
-    return any(name == one or (one.endswith("_") and name.startswith(one)) for one in _FOREIGN)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from dp_vllm import api_keys, names
+from dp_vllm import api_keys, inherited, names
 from dp_vllm.engine.command import Command, Engine, Order, Sizes, flags_in, replica_command
 from dp_vllm.engine.hub import Repository, fetched, pinnable
 from dp_vllm.errors import BadSettings
@@ -193,8 +193,7 @@ def _gateway(settings: Settings, directory: RunDirectory, environ: Mapping[str, 
             *settings.gateway_words,
         ),
         variables={},
-        # Its words say everything; and a Kubernetes Service called dp-vllm-gateway sets DP_VLLM_GATEWAY_PORT=tcp://...
-        unset=tuple(sorted(name for name in environ if name == "VLLM_API_KEY" or name.startswith("DP_VLLM_"))),
+        inherits=inherited.by_helper(environ),
     )
 
 

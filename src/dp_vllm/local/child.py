@@ -17,6 +17,7 @@ from dp_vllm.local import logs, plan, words
 from dp_vllm.local.keep import Keep
 from dp_vllm.local.plan import End, Observed, Stop
 from dp_vllm.local.process import Exit, Program, Running, running
+from dp_vllm.local.redact import Redactor
 from dp_vllm.local.run import Guarded
 
 PROBE_SECONDS: Final = 0.25
@@ -59,6 +60,8 @@ class Child:
         self._said: list[str] = []
         """The last that it said before it was asked for its stacks, which may be long."""
         self._hangs = asyncio.Event()
+        self.redacted = Redactor(keep.program.argv, keep.program.environment).text
+        """Takes the program's secrets out of what it wrote."""
 
     @property
     def has_begun(self) -> bool:
@@ -116,7 +119,7 @@ class Child:
         return Guarded(self._running.guardian, self._running.program) if self._running else None
 
     def last_lines(self) -> list[str]:
-        """What it wrote in its present or last life, the end of it."""
+        """What it wrote in its present or last life, the end of it; with secrets."""
         return logs.last_lines(self._keep.program.log, self._log_begin)
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
@@ -244,6 +247,7 @@ class Child:
 
     async def _note_end(self, how: Exit | None, lines: list[str]) -> None:
         """`how` is None if it could not be started, and `lines` say why. Whom a signal ended had no last word."""
+        lines = [self.redacted(line) for line in lines]
         problem = "it cannot be started" if how is None else self._hung
         ready_at = self.observed.ready_at
         ready_seconds = None if ready_at is None else time.monotonic() - ready_at

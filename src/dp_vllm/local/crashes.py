@@ -9,7 +9,6 @@ It must not know why or when engines are started. Whatever cannot be written is 
 """
 
 import contextlib
-import os
 import shutil
 import signal
 import time
@@ -20,9 +19,10 @@ from typing import Final
 
 import msgspec
 
-from dp_vllm import __version__
+from dp_vllm import __version__, own_files
 from dp_vllm.engine import causes
 from dp_vllm.engine.causes import Cause
+from dp_vllm.errors import UserError
 from dp_vllm.local import crash_report
 from dp_vllm.local.crash_report import Life, Report
 from dp_vllm.local.deployment import Replica
@@ -56,7 +56,7 @@ class Crashes:
         cause = causes.cause(life.evidence)
         cause = cause and replace(cause, what=self._redact.text(cause.what))
         folder = None
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UserError):
             folder = self._make_folder(life.ended_at)
             _write(folder / "log", self._redact.text("".join(f"{line}\n" for line in life.lines)))
             if life.stacks:
@@ -75,7 +75,7 @@ class Crashes:
 
     def _make_folder(self, ended_at: float) -> Path:
         name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(ended_at))}-replica-{self._replica.name}"
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own_files.make_directory(self._directory)
         number = 1
         while True:
             folder = self._directory / (name if number == 1 else f"{name}-{number}")
@@ -128,10 +128,7 @@ def _signal_name(number: int | None) -> str | None:
 
 def _write(path: Path, text: str) -> None:
     """Replace the file at once; only its owner may read it."""
-    new = path.with_name(f".{path.name}.new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    new.replace(path)
+    own_files.replace(path, text.encode())
 
 
 def _remove_oldest(directory: Path) -> None:

@@ -11,6 +11,7 @@ from dp_vllm.engine.flags import Takes, Typed
 from dp_vllm.local.flags.config_file import Entry
 from dp_vllm.local.flags.settings import SETTINGS
 from dp_vllm.local.flags.split import Asked
+from dp_vllm.local.redact import Redactor
 from dp_vllm.spec import NO_ACCELERATOR, object_name, owned_flags
 from dp_vllm.spec.references import escaped
 
@@ -18,6 +19,7 @@ _NO_FIELD: Final = "a DPModel has no field for it"
 _SERVICE: Final = "clients use the model's Service, and spec.gateway.service says its port"
 _KEYS: Final = "put the keys into a Secret, one a line under the key `api-keys`, and name it in spec.apiKeySecretRef"
 _ADMIN_KEYS: Final = "mark these keys in the Secret that spec.apiKeySecretRef names: `NAME (admin): KEY`"
+_SECRETS: Final = "give it to the engine as a variable in spec.engine.env, with valueFrom.secretKeyRef"
 _GPUS: Final = "the cluster chooses the GPUs of each pod"
 _TLS: Final = "TLS belongs before the Service, as in an Ingress"
 _REMARKS: Final = {
@@ -99,6 +101,7 @@ def _engine(asked: Asked) -> tuple[str, list[str], list[str]]:
     args: list[str] = []
     remarks: list[str] = []
     ours = {"--model", "--config", *SETTINGS}
+    redactor = Redactor((), {})
     from_file = [
         word
         for entry in _entries(asked)
@@ -111,6 +114,8 @@ def _engine(asked: Asked) -> tuple[str, list[str], list[str]]:
             remarks += [f"{item.spelling}: a DPModel has one name, so {', '.join(more)} is left out"] if more else []
         elif refused := owned_flags.refusal(words := _apart(item)):
             remarks.append(f"{item.spelling}: {refused[1]}")
+        elif (shown := redactor.words(words)) != words:
+            remarks.append(f"{item.spelling}: it holds a secret ({' '.join(shown)}); {_SECRETS}")
         else:
             args += map(escaped, words)
     return served, args, remarks

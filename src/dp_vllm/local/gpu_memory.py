@@ -5,6 +5,7 @@ NVML can hang with a sick driver and takes the asking process with it, so a chil
 """
 
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from dp_vllm import inherited
 from dp_vllm.local import holders
 
 LOOK_SECONDS: Final = 5.0
@@ -68,7 +70,13 @@ class GpuMemory:
 
 
 def _look(command: Sequence[str]) -> Memory:
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=inherited.by_driver_probe(os.environ),
+        start_new_session=True,
+    )
     try:
         output, _ = process.communicate(timeout=LOOK_SECONDS)
     except subprocess.TimeoutExpired:

@@ -7,7 +7,8 @@ It is run as a script of its own (`python -I -S guardian.py NAME`, the name bein
 nothing, because one stands beside every engine. It knows nothing of engines, and the package's other modules nothing of
 how it works but the lines it speaks, each a JSON object:
 
-    in   {"argv": [...], "env": {...}, "cwd": "/", "log": "/path", "fds": [3]}   what to run; fds stay open in it alone
+    in   {"argv": [...], "env": {...}, "cwd": "/", "log": 4, "fds": [3]}   what to run; `log` gets its output, `fds`
+                                    stay open in it alone
          {"signal": 15}             send this signal to the program
          {"kill": true}             kill the program and everything that came from it
          end of file                the same: the supervisor is gone, or wants no more of it
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
         argv: list[str]
         env: dict[str, str]
         cwd: str
-        log: str
+        log: int
         fds: list[int]
 
 
@@ -170,9 +171,8 @@ def _become(program: Program, guardian: int) -> NoReturn:
 
 def start(program: Program) -> int:
     """Start the program in a session of its own, its output appended to its log. Raises OSError."""
-    log = os.open(program["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.dup2(log, 2)
-    os.close(log)
+    os.dup2(program["log"], 2)
+    os.close(program["log"])
     guardian = os.getpid()
     read, write = os.pipe()  # closed by a successful exec
     pid = os.fork()

@@ -5,6 +5,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
+from dp_vllm import inherited
 from dp_vllm.engine import hub
 from dp_vllm.engine import log as engine_log
 from dp_vllm.engine.log import Stage
@@ -58,7 +59,7 @@ def doors(deployment: Deployment, sockets: Sequence[socket.socket]) -> Keep:
                 *(sys.executable, "-I", "-m", "dp_vllm.local.slurm.door", "--secret-file", str(directory.secret)),
                 *(word for fd, address in pairs for word in ("--door", f"{fd}={address}")),
             ),
-            environment=os.environ,
+            environment={name: os.environ[name] for name in inherited.by_helper(os.environ)},
             log=directory.doors_log,
             fds=fds,
         ),

@@ -3,12 +3,16 @@
 It must not know whose logs they are, nor where the lines are shown.
 """
 
+import contextlib
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
+
+from dp_vllm import own_files
 
 KEPT: Final = 3
 """How many older logs stay beside the current one, as NAME.1 (the newest) to NAME.3."""
@@ -28,17 +32,20 @@ _UNSAFE: Final = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7
 def rotate(path: Path) -> None:
     """Make the log begin anew, keeping what it holds; safe while another process appends to it.
 
-    The file is copied and then cut, because its writer keeps it open. What is written in between is lost.
+    The file is copied and then cut, because its writer keeps it open. What is written in between is lost. Raises
+    OSError with a sentence for what `own_files` does not open.
     """
     if size(path) == 0:
         return
-    for number in range(KEPT, 1, -1):
-        older = _numbered(path, number - 1)
-        if older.exists():
-            older.replace(_numbered(path, number))
     copy = path.with_name(path.name + ".copy")
-    shutil.copyfile(path, copy)
-    os.truncate(path, 0)
+    with open(own_files.read_write(path), "r+b") as log:
+        mode = stat.S_IMODE(os.fstat(log.fileno()).st_mode)
+        with open(own_files.created(copy, mode), "wb") as file:
+            shutil.copyfileobj(log, file)
+        for number in range(KEPT, 1, -1):
+            with contextlib.suppress(FileNotFoundError):
+                _numbered(path, number - 1).replace(_numbered(path, number))
+        os.ftruncate(log.fileno(), 0)
     copy.replace(_numbered(path, 1))
 
 
@@ -54,7 +61,7 @@ def _numbered(path: Path, number: int) -> Path:
 
 def append(path: Path, line: str) -> None:
     """Add a line of ours to a log that a program of ours writes."""
-    with path.open("a", encoding="utf-8") as file:
+    with open(own_files.appended(path), "a", encoding="utf-8") as file:
         file.write(line + "\n")
 
 

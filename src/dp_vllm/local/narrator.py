@@ -17,13 +17,13 @@ class Narrator:
     def __init__(
         self,
         say: Callable[[str], None],
-        follow: Callable[[str, Path], None],
+        follow: Callable[[str, Path, Callable[[str], str]], None],
         stand: Callable[[Sequence[Bar]], None] | None = None,
     ) -> None:
         """`stand` shows bars until it is given others; None where nothing can stand, and lines are said instead."""
         self.say = say
         self.follow = follow
-        """Show what a log gets, under this name."""
+        """Show what a log gets, under this name; each line as the third argument makes it."""
         self._stand = stand
         self._told_bars: dict[str, Bar] = {}
         """What was last told of each replica that starts."""
@@ -83,7 +83,9 @@ class Narrator:
         if at is None:
             # Replicas often fail for one and the same reason: its last lines once are enough.
             known = any(ends[-1].looks_like(end) for end in self._told_down)
-            self.say(words.stays_down(name, ends[-1], [] if known else child.last_lines()))
+            self.say(
+                words.stays_down(name, ends[-1], [] if known else [child.redacted(line) for line in child.last_lines()])
+            )
             self._told_down.append(ends[-1])
         else:
             self.say(words.ended(name, ends[-1], max(0, math.ceil(at - time.monotonic()))))

@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from dp_vllm.local.redact import Redactor
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessId:
@@ -53,9 +55,10 @@ def identify(pid: int) -> ProcessId:
 
 
 def command_line(pid: int) -> str:
-    """For people: the words of a process's command; empty where they cannot be read."""
+    """For people: the words of a process's command without secrets; empty where they cannot be read."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+        return " ".join(Redactor((), {}).words(words)).strip()
     return ""
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dp_vllm import inherited, own_files
 from dp_vllm.local import pids
 from dp_vllm.local.pids import ProcessId
 
@@ -92,20 +93,25 @@ async def running(program: Program) -> AsyncIterator[Running]:
     Descendants of a program whose `exit` was awaited have a short time to end by themselves; leaving the block earlier
     kills all. Raises OSError, with the reason, if the program cannot be started.
     """
-    guardian = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-S", str(GUARDIAN), program.name),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        start_new_session=True,  # a terminal's Ctrl-C is for us alone
-        pass_fds=program.fds,
-    )
+    log = own_files.appended(program.log)
+    try:
+        guardian = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", str(GUARDIAN), program.name),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # a terminal's Ctrl-C is for us alone
+            pass_fds=(*program.fds, log),
+            env={name: os.environ[name] for name in inherited.by_helper(os.environ)},
+        )
+    finally:
+        os.close(log)
     assert guardian.stdin is not None and guardian.stdout is not None
     now: Running | None = None
     try:
         identity = pids.identify(
             guardian.pid
         )  # while it waits for its orders: it ends with a program that ends at once
-        now = Running(guardian, identity, await _start(guardian.stdin, guardian.stdout, program))
+        now = Running(guardian, identity, await _start(guardian.stdin, guardian.stdout, program, log))
         yield now
         if now.ended:
             await guardian.stdout.read()
@@ -117,12 +123,12 @@ async def running(program: Program) -> AsyncIterator[Running]:
             await asyncio.to_thread(pids.kill_session, now.program)
 
 
-async def _start(orders: asyncio.StreamWriter, reports: asyncio.StreamReader, program: Program) -> ProcessId:
+async def _start(orders: asyncio.StreamWriter, reports: asyncio.StreamReader, program: Program, log: int) -> ProcessId:
     description = {
         "argv": program.argv,
         "env": dict(program.environment),
         "cwd": os.getcwd(),
-        "log": str(program.log),
+        "log": log,
         "fds": program.fds,
     }
     orders.write(json.dumps(description).encode() + b"\n")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from dp_vllm import own_files
 from dp_vllm.errors import UserError
 from dp_vllm.local import pids, segments
 from dp_vllm.local.pids import ProcessId
@@ -56,9 +57,7 @@ def read(directory: RunDirectory) -> Record | None:
 
 def write(directory: RunDirectory, record: Record) -> None:
     """Replace the record at once."""
-    new = directory.run.with_suffix(".new")
-    new.write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
-    os.replace(new, directory.run)
+    own_files.replace(directory.run, msgspec.json.format(msgspec.json.encode(record)) + b"\n")
 
 
 @contextlib.contextmanager
@@ -76,9 +75,9 @@ def claimed(
         segments.sweep(directory.path.glob(directory.replica_segments("*").name))
         _empty(directory.path)
         try:
-            directory.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+            own_files.make_directory(directory.logs)
             for path, text in files.items():
-                _write_private(path, text)
+                own_files.replace(path, text.encode())
             yield
         finally:
             _empty(directory.path)
@@ -147,11 +146,6 @@ def _make_private(path: Path) -> None:
         )
     if status.st_mode & 0o077:
         path.chmod(0o700)
-
-
-def _write_private(path: Path, text: str) -> None:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
 
 
 def _wait_for_guardians(directory: RunDirectory, seconds: float) -> None:

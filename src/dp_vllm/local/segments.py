@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from dp_vllm import own_files
 from dp_vllm.local import pids
 
 SHM: Final = Path("/dev/shm")  # noqa: S108 - where the kernel keeps shared memory
@@ -59,9 +60,7 @@ class Segments:
                 return
             self._known |= seen
             with contextlib.suppress(OSError):
-                new = self._record.with_suffix(".new")
-                new.write_bytes(msgspec.json.encode(sorted(self._known)))
-                new.replace(self._record)
+                own_files.replace(self._record, msgspec.json.encode(sorted(self._known)))
 
     def sweep(self) -> None:
         """Remove what is left of them, once the engine and all that came from it are gone."""

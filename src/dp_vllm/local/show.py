@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +19,7 @@ from dp_vllm.local.deployment import Deployment
 from dp_vllm.local.flags import settings
 from dp_vllm.local.flags.settings import Setting
 from dp_vllm.local.flags.split import EXAMPLE
+from dp_vllm.local.redact import Redactor
 
 _OFTEN_USED: Final = (
     ("", "--max-model-len LENGTH", "longest prompt with its answer, in tokens: 32768, 32K, auto (the model's)"),
@@ -85,7 +87,7 @@ def _section(table: Table, title: str, rows: tuple[Setting, ...]) -> None:
 
 
 def print_deployment(deployment: Deployment) -> None:
-    """Each replica's GPUs, environment and command, which can be copied to a shell."""
+    """Each replica's GPUs, environment and command, which can be copied to a shell but for its secrets."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(style="dim", no_wrap=True)
@@ -120,15 +122,24 @@ def _rows(deployment: Deployment) -> Iterator[tuple[str, str, str]]:
 
 
 def _command_rows(command: Command) -> Iterator[tuple[str, str, str]]:
-    if command.variables:
-        yield "", "environment", shlex.join(f"{name}={value}" for name, value in command.variables.items())
-    if command.unset:
-        yield "", "without", " ".join(command.unset)
-    yield "", "command", shlex.join(command.argv)
+    shown = redacted(command)
+    if shown.variables:
+        yield "", "environment", shlex.join(f"{name}={value}" for name, value in shown.variables.items())
+    if shown.unset:
+        yield "", "without", " ".join(shown.unset)
+    if shown.inherits is not None:
+        yield "", "inherits", " ".join(shown.inherits) or "nothing"
+    yield "", "command", shlex.join(shown.argv)
+
+
+def redacted(command: Command) -> Command:
+    """The same without keys and tokens."""
+    redactor = Redactor(command.argv, command.variables)
+    return replace(command, argv=redactor.words(command.argv), variables=redactor.environment(command.variables))
 
 
 def print_json(deployment: Deployment) -> None:
-    """The same as JSON. API keys are not in it."""
+    """The same as JSON. Keys and tokens are not in it."""
     content = {
         "name": deployment.name,
         "model": deployment.model,
@@ -156,4 +167,10 @@ def print_json(deployment: Deployment) -> None:
 
 
 def _command_json(command: Command) -> dict[str, Any]:
-    return {"command": command.argv, "environment": command.variables, "unset": command.unset}
+    shown = redacted(command)
+    return {
+        "command": shown.argv,
+        "environment": shown.variables,
+        "unset": shown.unset,
+        "inherits": shown.inherits,
+    }

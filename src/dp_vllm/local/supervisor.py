@@ -5,6 +5,7 @@ what is known of it is kept by its `Child`, what is said to people stands in `wo
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -131,8 +132,10 @@ class Supervisor:
         return [self._gateway, *self._replicas.children]
 
     def _begin_log(self, child: Child) -> None:
-        logs.rotate(child.log)
-        self._narrator.follow(child.name if child is self._gateway else f"replica {child.name}", child.log)
+        with contextlib.suppress(OSError):  # then it cannot be started either, which says why
+            logs.rotate(child.log)
+        name, redacted = (child.name, str) if child is self._gateway else (f"replica {child.name}", child.redacted)
+        self._narrator.follow(name, child.log, redacted)
 
     def _is_over(self) -> bool:
         return self._stop is not None and not any(child.observed.running for child in self._children)
@@ -248,4 +251,5 @@ class Supervisor:
         while True:
             await asyncio.sleep(ROTATE_SECONDS)
             for child in self._children:
-                await asyncio.to_thread(logs.rotate_if_large, child.log)
+                with contextlib.suppress(OSError):  # a full disk, or a file of another user
+                    await asyncio.to_thread(logs.rotate_if_large, child.log)

@@ -10,7 +10,7 @@ import queue
 import re
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from types import TracebackType
@@ -44,8 +44,8 @@ class Terminal:
         self._colours = colours
         self._width = len(_USUAL)
         self._next_colours = cycle(COLOURS)
-        self._followers: dict[str, tuple[str, Follower]] = {}
-        """With the colour of each, by name."""
+        self._followers: dict[str, tuple[str, Follower, Callable[[str], str]]] = {}
+        """With the colour of each and what its lines are passed through, by name."""
         self._said: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._standing: tuple[Bar, ...] = ()
         self._drawn: tuple[Bar, ...] = ()
@@ -64,11 +64,14 @@ class Terminal:
         self._stop.set()
         self._thread.join(_LAST_WORDS_SECONDS)
 
-    def follow(self, name: str, path: Path) -> None:
-        """Show from now on what this log gets, from its beginning. A log of the same name is shown no more."""
+    def follow(self, name: str, path: Path, redacted: Callable[[str], str] = str) -> None:
+        """Show from now on what this log gets, from its beginning, each line `redacted`.
+
+        A log of the same name is shown no more.
+        """
         colour = self._followers[name][0] if name in self._followers else next(self._next_colours)
         self._width = max(self._width, len(name))
-        self._followers[name] = (colour, Follower(path))
+        self._followers[name] = (colour, Follower(path), redacted)
 
     def say(self, text: str) -> None:
         """Show one or more lines of the supervisor's own under its name. Never waits."""
@@ -99,10 +102,10 @@ class Terminal:
             self._show(list(self._news()))
 
     def _news(self) -> Iterator[str]:
-        for name, (colour, follower) in list(self._followers.items()):  # another thread may add one meanwhile
+        for name, (colour, follower, redacted) in list(self._followers.items()):  # another thread may add one meanwhile
             before = self._label(name, colour)
             for line in follower.new_lines():
-                yield before + shown(line, colours=self._colours)
+                yield before + shown(redacted(line), colours=self._colours)
         while not self._said.empty():
             yield self._said.get()
 

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from dp_vllm import inherited
 from dp_vllm.topology.link import link
 from dp_vllm.topology.matrix import Gpu, Matrix
 from dp_vllm.topology.nvml import Device, Devices, Joints
@@ -40,7 +41,11 @@ def ask(environ: Mapping[str, str], probe: Sequence[str] = _PROBE, limit_seconds
 def output_of(probe: Sequence[str], environ: Mapping[str, str], limit_seconds: float) -> tuple[bytes, str]:
     """What a program that asks the driver wrote within the limit, and what is to be said if that is nothing."""
     process = subprocess.Popen(
-        probe, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=dict(environ), start_new_session=True
+        probe,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=inherited.by_driver_probe(environ),
+        start_new_session=True,
     )
     try:
         output, _ = process.communicate(timeout=limit_seconds)

@@ -16,6 +16,7 @@ from dp_vllm.errors import UserError
 from dp_vllm.local import logs, run, runs
 from dp_vllm.local.logs import Follower
 from dp_vllm.local.operate import options
+from dp_vllm.local.redact import Redactor
 from dp_vllm.local.run_directory import run_directory
 from dp_vllm.local.runs import Found
 from dp_vllm.local.terminal import COLOURS, label, shown, wants_colours
@@ -78,6 +79,7 @@ class _Reader:
         self._who = who
         self._colours = cycle(COLOURS) if wants_colours(os.environ) else cycle([""])
         self._followers: dict[str, tuple[str, Follower]] = {}
+        self._redacted = Redactor((), os.environ).text
         self._look(lines)
         unknown = next((one for one in who if one not in self._followers), None)
         if unknown is not None:
@@ -92,7 +94,7 @@ class _Reader:
         for name, (colour, follower) in self._followers.items():
             before = label(_title(name), width, colour)
             for line in follower.new_lines():
-                yield before + shown(line, colours=bool(colour))
+                yield before + shown(self._redacted(line), colours=bool(colour))
 
     def _look(self, lines: int | None) -> None:
         """Take in the logs that are new, from their last lines on; None: from their beginning."""

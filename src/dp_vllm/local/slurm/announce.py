@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
+from dp_vllm import own_files
 from dp_vllm.local.deployment import Listen
 from dp_vllm.local.run_directory import RunDirectory
 
@@ -14,9 +15,8 @@ def announced(listen: Listen, directory: RunDirectory) -> Iterator[None]:
         yield
         return
     path = directory.announcement
-    new = path.with_name(f".{path.name}")
-    new.write_text(f"{listen.url_elsewhere}/v1\n")
-    new.replace(path)
+    # No secret is in it, and colleagues may use the endpoint: who may read it is for the user's umask to say.
+    own_files.replace(path, f"{listen.url_elsewhere}/v1\n".encode(), mode=0o666)
     try:
         yield
     finally:

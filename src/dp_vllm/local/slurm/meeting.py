@@ -3,7 +3,6 @@
 It is beside the logs, because those are where all nodes see them, and is read by nobody but its owner.
 """
 
-import os
 import socket
 from pathlib import Path
 from typing import Final
@@ -11,6 +10,7 @@ from typing import Final
 import msgspec
 import psutil
 
+from dp_vllm import own_files
 from dp_vllm.errors import UserError
 
 NAME: Final = "nodes.json"
@@ -27,21 +27,17 @@ class Meeting(msgspec.Struct, frozen=True):
 
 def write(logs: Path, meeting: Meeting) -> None:
     """Replace the file at once. Raises UserError if that cannot be."""
-    new = logs / f".{NAME}"
+    own_files.make_directory(logs)
     try:
-        logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new.unlink(missing_ok=True)
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(msgspec.json.encode(meeting))
-        new.replace(logs / NAME)
+        own_files.replace(logs / NAME, msgspec.json.encode(meeting))
     except OSError as error:
         raise UserError(f"--log-dir: {logs} cannot be written to: {error.strerror}") from error
 
 
 def read(logs: Path) -> Meeting | None:
-    """What it says; None while there is none."""
+    """What it says; None while there is none, or if another user wrote it."""
     try:
-        return msgspec.json.decode((logs / NAME).read_bytes(), type=Meeting)
+        return msgspec.json.decode(own_files.read(logs / NAME), type=Meeting)
     except (OSError, msgspec.DecodeError):
         return None
 
