@@ -79,7 +79,7 @@ class Gateway:
         router = Router(config.policy, prefix_weight=config.prefix_weight, rng=random.Random())  # noqa: S311 - no secret
         self.proxy = Proxy(config, pool, router)
         self.broadcasts = Broadcasts(pool, seconds=config.limits.change_seconds, on_forget=self._forget_prefixes)
-        self.websockets = websockets.WebSockets(config, pool, router)
+        self.websockets = websockets.WebSockets(config, pool, router, self._bodies)
         self._merged = merged.Merged(config, pool)
         self._journal = journal
         self._recording = Recording(config.record) if config.record is not None else None
@@ -224,9 +224,12 @@ class Gateway:
 
     async def _send_on(self, asked: Asked, relay: Relay, call: Call, route: Route, target: str) -> None:
         incoming = asked.incoming
-        self._expect(incoming, relay)
-        body = asked.body
-        body = self._bodies.hold(body) if isinstance(body, bytes) else await self._bodies.read(body)
+        self._expect(incoming, relay, call.key)
+        body, key = asked.body, call.key
+        if isinstance(body, bytes):
+            self._bodies.take(len(body), key)
+        else:
+            body = await self._bodies.read(body, key)
         try:
             facts = self._facts(incoming, route, target, body)
             call.model, call.stream = facts.model or "", facts.stream
@@ -249,7 +252,7 @@ class Gateway:
             else:
                 await self._ask_one(out, relay, call)
         finally:
-            self._bodies.release(body)
+            self._bodies.give_back(len(body), key)
 
     async def _ask_one(self, out: Outgoing, relay: Relay, call: Call) -> None:
         try:
@@ -272,9 +275,9 @@ class Gateway:
         if self.team is not None:
             self.team.tell_forgotten()
 
-    def _expect(self, incoming: Incoming, relay: Relay) -> None:
+    def _expect(self, incoming: Incoming, relay: Relay, key: str) -> None:
         length = incoming.read.get(b"content-length")
-        self._bodies.judge_length(bounds.count_of(length, sys.maxsize) if length else 0)
+        self._bodies.judge_length(bounds.count_of(length, sys.maxsize) if length else 0, key)
         expected = incoming.read.get(b"expect")
         if expected is None:
             return

@@ -22,7 +22,9 @@ class Limits:
     """How much and how long. There is no limit on a whole request: a long answer is not an error."""
 
     max_body_bytes: int = _limit(256 << 20, "One request's body, or one message of a WebSocket.")
-    max_buffered_bytes: int = _limit(1 << 30, "All bodies that are held at one time; beyond it 503.")
+    max_buffered_bytes: int = _limit(
+        1 << 30, "All bodies and unfinished messages that are held at one time; beyond it 503."
+    )
     body_idle_seconds: float = _limit(
         60.0, "Between two pieces of a request's body, and how far it may fall behind 1000 bytes a second; then 408."
     )
@@ -43,6 +45,9 @@ class Limits:
     max_queued_requests: int = _limit(4096, "That wait in the gateway; then 429 if no replica may have more.")
     queue_seconds: float = _limit(30.0, "How long a request waits there; then 429 if no replica may have more.")
     idle_client_seconds: float = _limit(75.0, "A client's connection without a request, or with half a head.")
+    websocket_idle_seconds: float = _limit(
+        600.0, "A WebSocket on which no message passes either way; then it is closed with 1001."
+    )
     probe_seconds: float = _limit(5.0, "Between two looks at an engine; also how long one look may take.")
 
     def first_byte(self, *, stream: bool) -> float:

@@ -1,42 +1,53 @@
-"""WebSockets between a client and one replica: messages, pings and the end pass through, both ways.
+"""WebSockets between clients and replicas: which replica, the handshake with it, and how many there may be.
 
-aiohttp speaks the protocol on both sides. A socket holds one lease for its life. The key comes from the Authorization
-header or, as browsers can only send it, as the sub-protocol `openai-insecure-api-key.KEY`, which no engine sees.
+aiohttp speaks the protocol on both sides. A socket holds one lease for its life (`websocket_session`). The key comes
+from the Authorization header or, as browsers can only send it, as the sub-protocol `openai-insecure-api-key.KEY`, which
+no engine sees.
 """
 
 import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 import aiohttp
-from aiohttp import WSMsgType, web
+from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
 from dp_vllm import names
 from dp_vllm_gateway import paths, refusals
+from dp_vllm_gateway.body import Bodies
 from dp_vllm_gateway.call import Call
 from dp_vllm_gateway.config import GatewayConfig
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.member import Member
 from dp_vllm_gateway.outcome import Failed
 from dp_vllm_gateway.pool import Pool
-from dp_vllm_gateway.replies import Refusal
+from dp_vllm_gateway.replies import Refusal, unavailable
 from dp_vllm_gateway.retry import Failure
 from dp_vllm_gateway.routing.router import Router
+from dp_vllm_gateway.shares import may_take
+from dp_vllm_gateway.websocket_session import (
+    CLOSE_SECONDS,
+    GOING_AWAY,
+    MESSAGE_BYTES,
+    Client,
+    End,
+    Engine,
+    MeteredClient,
+    Session,
+    closed,
+)
 
 KEY_PROTOCOL: Final = "openai-insecure-api-key."
 
 HANDSHAKE_SECONDS: Final = 30.0
 """How long an engine may take to accept a socket."""
 
-CLOSE_SECONDS: Final = 1.0
-"""How long either side may take to answer a close."""
-
-GOING_AWAY: Final = 1001
-BROKEN: Final = 1011
-
-Client = web.WebSocketResponse[bool]
-Engine = aiohttp.ClientWebSocketResponse[bool]
+SLOTS_SHARE: Final = 0.5
+"""Of the sequences that a replica may have in flight, so many may be WebSockets: they last, and wait for no turn."""
 
 
 class Offered(NamedTuple):
@@ -58,20 +69,19 @@ def offered(request: web.BaseRequest | None) -> Offered | None:
     return Offered(others, keys[0] if keys else None)
 
 
-class End(NamedTuple):
-    """How a socket ends: the close frame of the side that ended it, or ours."""
-
-    code: int
-    reason: str = ""
-
-
 class WebSockets:
     """Owns the sockets that are open."""
 
-    def __init__(self, config: GatewayConfig, pool: Pool, router: Router) -> None:
+    def __init__(self, config: GatewayConfig, pool: Pool, router: Router, bodies: Bodies) -> None:
         self._limits = config.limits
         self._router = router
         self._pool = pool
+        self._bodies = bodies
+        self._most = max(1, int(config.limits.max_replica_sequences * SLOTS_SHARE) // config.workers)
+        """At one replica, from this process."""
+        self.open: Counter[str] = Counter()
+        """By replica."""
+        self._by_key: Counter[str] = Counter()
         self._stopped: asyncio.Future[End] = asyncio.get_running_loop().create_future()
 
     def stop(self, message: str) -> None:
@@ -90,11 +100,11 @@ class WebSockets:
         tried: list[str] = []
         failed: Failed | None = None
         while True:
-            member = self._choose(facts, tried, failed)
+            member = self._choose(facts, tried, failed, call.key)
             tried.append(member.name)
             call.attempts += 1
             call.replica = member.name
-            with self._pool.lease(member, facts) as lease:
+            with self._pool.lease(member, facts) as lease, self._counted(member, call.key):
                 async with _session(member, self._limits.connect_seconds) as session:
                     try:
                         engine = await self._open(session, member, target, lines, offer)
@@ -106,11 +116,37 @@ class WebSockets:
                     await self._join(request, engine, member, offer, call)
                     return
 
-    def _choose(self, facts: Facts, tried: list[str], failed: Failed | None) -> Member:
-        choice = self._router.choose(self._pool.candidates(facts, tried, full=True), facts)
+    def _choose(self, facts: Facts, tried: list[str], failed: Failed | None, key: str) -> Member:
+        candidates = self._pool.candidates(facts, tried, full=True)
+        with_slots = [member for member in candidates if self.open[member.name] < self._most]
+        if candidates:
+            self._judge_number(candidates, with_slots, key)
+        choice = self._router.choose(with_slots, facts)
         if choice is not None:
             return choice.picked
         raise refusals.for_failure(failed, tried[-1]) if failed else refusals.none_fits(self._pool, facts)
+
+    def _judge_number(self, candidates: Sequence[Member], with_slots: Sequence[Member], key: str) -> None:
+        """Raise Refusal if there are too many WebSockets, of all or of this key."""
+        if not with_slots:
+            message = f"each replica has {self._most} WebSockets, which is as many as it may"
+            raise unavailable(503, message, retry_after_seconds=5, code="too_many_websockets")
+        taken = sum(self.open[member.name] for member in candidates)
+        if key and not may_take(1, self._by_key[key], taken, self._most * len(candidates)):
+            message = f"this API key has {self._by_key[key]} WebSockets, which is its share"
+            raise unavailable(429, message, retry_after_seconds=5, code="too_many_websockets")
+
+    @contextlib.contextmanager
+    def _counted(self, member: Member, key: str) -> Iterator[None]:
+        self.open[member.name] += 1
+        self._by_key[key] += 1
+        try:
+            yield
+        finally:
+            for counts, name in ((self.open, member.name), (self._by_key, key)):
+                counts[name] -= 1
+                if not counts[name]:
+                    del counts[name]
 
     async def _open(
         self, session: aiohttp.ClientSession, member: Member, target: str, lines: bytes, offer: Offered
@@ -142,32 +178,36 @@ class WebSockets:
 
     async def _join(self, request: web.BaseRequest, engine: Engine, member: Member, offer: Offered, call: Call) -> None:
         end = End(GOING_AWAY)
+        session = Session(self._limits, self._bodies, call)
         try:
-            client = await self._accept(request, engine, member, offer, call)
-            async with asyncio.TaskGroup() as group:
-                down = group.create_task(self._pump(engine, client, call))
-                up = group.create_task(self._pump(client, engine, None))
-                await asyncio.wait((down, up, self._stopped), return_when=asyncio.FIRST_COMPLETED)
-                end = self._end(down, up)
-                down.cancel()
-                up.cancel()
+            client = await self._accept(request, engine, member, offer, call, session)
+            end = await session.join(client, engine, self._stopped)
         finally:
-            await engine.close(code=end.code, message=end.reason.encode())
-        await client.close(code=end.code, message=end.reason.encode())
+            session.stop()
+            await closed(engine, end)
+        if not await closed(client, end) and request.transport is not None:
+            request.transport.abort()
 
     async def _accept(
-        self, request: web.BaseRequest, engine: Engine, member: Member, offer: Offered, call: Call
+        self,
+        request: web.BaseRequest,
+        engine: Engine,
+        member: Member,
+        offer: Offered,
+        call: Call,
+        session: Session,
     ) -> Client:
         protocol = engine.protocol
         if protocol is None and offer.key is not None and offer.protocols:
             protocol = offer.protocols[0]  # the key was among the offers, and a browser gives up if none is taken
-        client: Client = web.WebSocketResponse(
+        client = MeteredClient(
+            session.count,
             timeout=CLOSE_SECONDS,
             autoclose=False,
             autoping=False,
             protocols=(protocol,) if protocol else (),
             compress=False,
-            max_msg_size=self._limits.max_body_bytes,
+            max_msg_size=min(self._limits.max_body_bytes, MESSAGE_BYTES),
             decode_text=False,
         )
         client.headers[names.REPLICA_HEADER] = member.name
@@ -176,35 +216,6 @@ class WebSockets:
         call.status, call.stream = 101, True
         call.answered_at = asyncio.get_running_loop().time()
         return client
-
-    async def _pump(self, source: Client | Engine, target: Client | Engine, call: Call | None) -> End | None:
-        """Pass on what `source` sends; how it ended, None if it was gone without a word."""
-        while True:
-            message = await source.receive()
-            if message.type in _PASSED:
-                try:
-                    async with asyncio.timeout(self._limits.write_seconds):
-                        await target.send_frame(message.data, message.type)
-                except (ConnectionError, TimeoutError):
-                    return End(BROKEN, "the other side does not take what is sent")
-                if call is not None:
-                    call.chunks += 1
-            elif message.type is WSMsgType.CLOSE:
-                return End(message.data or aiohttp.WSCloseCode.OK, message.extra or "")
-            elif isinstance(message.data, aiohttp.WebSocketError):
-                return End(message.data.code, str(message.data))
-            else:
-                return None
-
-    def _end(self, down: asyncio.Task[End | None], up: asyncio.Task[End | None]) -> End:
-        if self._stopped.done():
-            return self._stopped.result()
-        if down.done():
-            return down.result() or End(BROKEN, "the replica failed")
-        return up.result() or End(GOING_AWAY)
-
-
-_PASSED: Final = frozenset({WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG})
 
 
 def _speaking(request: web.BaseRequest, protocol: str | None) -> web.BaseRequest:

@@ -1,6 +1,7 @@
 """WebSockets between a client and a replica."""
 
 import asyncio
+import contextlib
 import json
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -226,3 +227,113 @@ async def test_when_the_gateway_ends_its_sockets_are_told(replica: Program, tmp_
             assert await last_words(socket) == (1001, "the server is shutting down")
             await socket.close()
         assert await asyncio.to_thread(gateway.wait) == 0
+
+
+# what one client may take
+
+
+@pytest.fixture(scope="module")
+def tight(replica: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A gateway with two keys and low limits, and its admin socket: four WebSockets, and 1,000,000 bytes."""
+    directory = tmp_path_factory.mktemp("gateway")
+    limits = "--max-replica-sequences 8 --max-buffered-bytes 1000000 --max-body-bytes 1000000 --write-seconds 0.3"
+    flags = ("--replica", replica.url, "--api-key", "a", "--api-key", "b", "--admin-socket", str(directory / "admin"))
+    with programs.gateway(directory, *flags, *limits.split()) as program:
+        yield program.url, f"unix:{directory / 'admin'}"
+
+
+@pytest.fixture
+def limited(tight: tuple[str, str]) -> Iterator[str]:
+    """Where it listens. However a test's sockets end, nothing is in flight or held after it."""
+    url, admin = tight
+    yield url
+    programs.wait_until(lambda: not wire.in_flight(admin) and not body_bytes(admin), "nothing is held")
+
+
+@pytest.fixture
+def admin(tight: tuple[str, str]) -> str:
+    return tight[1]
+
+
+def body_bytes(admin: str) -> float:
+    return series(admin, "dp_vllm_body_bytes")
+
+
+def series(admin: str, name: str) -> float:
+    text = wire.ask(admin, "GET", "/metrics").body.decode()
+    return float(next(line for line in text.splitlines() if line.startswith(name + " ")).split()[1])
+
+
+def upgraded(url: str, key: str = "a") -> wire.Line:
+    line = wire.Line(url)
+    headers = {**UPGRADE, "sec-websocket-key": "MDEyMzQ1Njc4OTAxMjM0NQ==", "authorization": f"Bearer {key}"}
+    line.send(wire.request("GET", PATH, headers=headers))
+    assert line.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
+    return line
+
+
+def part(size: int, of: int = 900_000) -> bytes:
+    """The beginning of a message's first frame, and not its end."""
+    return b"\x02\xff" + of.to_bytes(8) + bytes(4) + bytes(size)
+
+
+async def test_a_key_has_its_share_of_a_replicas_slots_and_all_websockets_have_half(limited: str) -> None:
+    bearers = {key: {"Authorization": f"Bearer {key}"} for key in "ab"}
+    async with connected(limited, headers=bearers["a"]), connected(limited, headers=bearers["a"]):
+        error = await refused(limited, headers=bearers["a"])
+        assert error.status == 429 and error.headers is not None and error.headers["retry-after"]
+        async with connected(limited, headers=bearers["b"]) as socket:
+            await socket.send_str("hello")
+            assert await socket.receive_str() == "hello"
+    async with connected(limited, headers=bearers["a"]):
+        pass
+
+
+async def test_no_more_than_half_of_a_replicas_slots_are_websockets(replica: Program, tmp_path: Path) -> None:
+    flags = ("--replica", replica.url, "--max-replica-sequences", "2", "--websocket-idle-seconds", "0.4")
+    with programs.gateway(tmp_path, *flags) as gateway:
+        async with connected(gateway.url, autoclose=False) as socket:
+            error = await refused(gateway.url)
+            assert error.status == 503 and error.headers is not None and error.headers["retry-after"]
+            assert await last_words(socket) == (1001, "no message for 0.4 s")
+            await socket.close()
+        async with connected(gateway.url, autoping=False, autoclose=False) as socket:
+            while (message := await socket.receive(timeout=programs.START_SECONDS)).type is WSMsgType.PING:
+                continue
+            assert (message.data, message.extra) == (1001, "the client answers no ping")
+
+
+def test_unfinished_messages_count_as_held_and_a_key_has_its_share(limited: str, admin: str) -> None:
+    with contextlib.closing(upgraded(limited)) as first, contextlib.closing(upgraded(limited, "b")) as second:
+        first.send(part(700_000))
+        programs.wait_until(lambda: body_bytes(admin) == 700_000, "it counts")
+        second.send(part(200_000))
+        programs.wait_until(lambda: body_bytes(admin) == 900_000, "it counts too")
+        second.send(bytes(101_000))
+        text = b"the gateway has no room for this message"
+        second.read_until(b"\x88" + bytes((2 + len(text),)) + (1013).to_bytes(2) + text)
+        programs.wait_until(lambda: body_bytes(admin) == 700_000, "what was refused is not held")
+        body = b'{"prompt": "%b"}' % (b"x" * 1000)
+        bearers = {key: {"content-type": "application/json", "authorization": f"Bearer {key}"} for key in "ab"}
+        refused = wire.ask(limited, "POST", "/v1/completions", body, bearers["a"])
+        assert (refused.status, refused.error["code"]) == (503, "gateway_memory")
+        assert wire.ask(limited, "POST", "/v1/completions", body, bearers["b"]).status == 404, "the engine's answer"
+        first.send(bytes(200_000), b"\x80\x80" + bytes(4))
+        programs.wait_until(lambda: body_bytes(admin) == 0, "the message was passed on")
+
+
+def test_a_client_that_never_reads_is_cut(limited: str, replica: Program) -> None:
+    order = b"send 900000"
+    before = replica.output().count("closed 1011")
+    with contextlib.closing(upgraded(limited)) as line:
+        for _ in range(20):
+            line.send(b"\x81" + bytes((0x80 | len(order),)) + bytes(4) + order)
+        programs.wait_until(lambda: replica.output().count("closed 1011") > before, "the engine's side ends")
+
+
+def test_sockets_that_open_and_vanish_leave_nothing(limited: str, admin: str) -> None:
+    for number in range(40):
+        line = upgraded(limited, "ab"[number % 2])
+        line.send(part(10_000))
+        line.close()
+        programs.wait_until(lambda: wire.in_flight(admin) < 2, "there is a slot")
