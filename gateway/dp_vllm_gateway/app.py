@@ -282,7 +282,7 @@ class Gateway:
         if expected is None:
             return
         if expected.lower() != b"100-continue":
-            raise Refusal(417, f"Expect: {expected.decode('latin-1')!r} is not known; 100-continue is")
+            raise Refusal(417, "the only Expect that is known is 100-continue")
         relay.proceed()
 
     def _facts(self, incoming: Incoming, route: Route, target: str, body: bytes) -> Facts:

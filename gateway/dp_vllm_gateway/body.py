@@ -105,4 +105,4 @@ class Bodies:
             message = f"the body stopped or was slower than {MIN_BYTES_PER_SECOND} bytes a second for {seconds}"
             raise Refusal(408, message) from None
         except (HttpProcessingError, HTTPException, web.RequestPayloadError) as error:
-            raise Refusal(400, f"the body cannot be read: {error}") from error
+            raise Refusal(400, "the body cannot be read: it was cut, or is not framed as HTTP/1.1 requires") from error

@@ -16,6 +16,8 @@ test asserts each):
   `_pause_transport_reading()`, `_resume_transport_reading()` bodies; `_read_bufsize` is how much of one is held;
 - `_manager` is none once the client left; `_close` and `_force_close` say that the connection is to end;
 - `_task_handler`, `_loop`, `_keepalive`, `_keepalive_timeout` are as they are called.
+
+A head has the time of an idle connection and `head_bytes`; what aiohttp's parser leaves of that to do is in `intake`.
 """
 
 import asyncio
@@ -25,10 +27,12 @@ from typing import Any, Final
 
 from aiohttp import StreamReader, web
 from aiohttp.http import RawRequestMessage, StreamWriter
+from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from dp_vllm_gateway import headers, replies
 from dp_vllm_gateway.asked import Asked
+from dp_vllm_gateway.intake import MAX_LINES, Intake
 from dp_vllm_gateway.outbox import Outbox
 from dp_vllm_gateway.plain import PlainHeads
 from dp_vllm_gateway.relay import Relay
@@ -44,10 +48,13 @@ LINGER_SECONDS: Final = 10.0
 
 
 class _Client(RequestHandler):
-    __slots__ = ("_body", "_handler", "_missing", "_outbox", "_plain", "_reads", "_serving")
+    __slots__ = ("_body", "_handler", "_intake", "_missing", "_outbox", "_plain", "_reads", "_refused", "_serving")
 
     def __init__(self, server: "Server", handler: Handler, plain: PlainHeads, outbox: Outbox, **given: Any) -> None:
         super().__init__(server, **given)
+        self._intake = Intake(given["max_line_size"])
+        self._refused = False
+        """What was read is no request, and nothing more is read."""
         self._handler = handler
         self._plain = plain
         self._outbox = outbox
@@ -74,12 +81,36 @@ class _Client(RequestHandler):
             if not data:
                 return
             self._reads = False
-        super().data_received(data)
-        if self._messages and isinstance(self._messages[-1][0], _ErrInfo) and self._serving is not None:
-            # what was to be the rest of a body: aiohttp would let its reader wait for ever
-            body = self._serving.body
-            if isinstance(body, StreamReader) and not body.is_eof():
-                body.set_exception(web.RequestPayloadError("the body is not framed as HTTP asks"))
+        while not self._refused:
+            end = self._intake.end(data)
+            self._parse(data[:end])
+            data = data[end:]
+            if not data:
+                break
+
+    def _parse(self, piece: bytes) -> None:
+        """Give the parser a piece."""
+        queued = len(self._messages)
+        super().data_received(piece)
+        newest = self._messages[-1] if len(self._messages) > queued else None
+        if newest is not None and isinstance(newest[0], _ErrInfo):
+            self._refuse_rest()
+        elif not self._upgraded and not self._intake.fed(piece, newest):
+            self._refuse(431)
+
+    def _refuse(self, status: int, message: str = "") -> None:
+        """Answer with an error what is not read to its end."""
+        self._messages.append((_ErrInfo(status, ValueError(message), message), EMPTY_PAYLOAD))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        self._refuse_rest()
+
+    def _refuse_rest(self) -> None:
+        self._refused = True
+        body = self._serving.body if self._serving is not None else None
+        if isinstance(body, StreamReader) and not body.is_eof():
+            # what was to be the rest of it: aiohttp would let its reader wait for ever
+            body.set_exception(web.RequestPayloadError("the body is not framed as HTTP asks"))
 
     def _read(self, data: bytes) -> bytes:
         """Take what belongs to a plain request; the rest is aiohttp's."""
@@ -164,9 +195,10 @@ class _Client(RequestHandler):
         """What aiohttp's parser made of a request; None, and the client is told, if it is none."""
         self._make_room()
         if isinstance(message, _ErrInfo):
-            refused = Asked("", "", headers.incoming(()), b"", keep_alive=False)
-            answer = replies.error(message.status, message.message or "the request is not HTTP")
-            replies.send(answer, Relay(self, refused, self._outbox))
+            self._answer_error(*self._intake.refusal(message.status, message.exc, message.message))
+            return None
+        if not self._intake.fits(message):
+            self._answer_error(*self._intake.refusal(431, None, ""))
             return None
         upgrade = None
         if message.upgrade and self._upgraded:  # not one to HTTP/2, which is passed over
@@ -178,9 +210,13 @@ class _Client(RequestHandler):
         return Asked(
             *(message.method, message.path, headers.incoming(message.raw_headers), payload),
             http10=message.version < (1, 1),
-            keep_alive=not message.should_close and upgrade is None,
+            keep_alive=upgrade is None and not (message.should_close or (message.upgrade and self._intake.loses_more)),
             upgrade=upgrade,
         )
+
+    def _answer_error(self, status: int, message: str) -> None:
+        refused = Asked("", "", headers.incoming(()), b"", keep_alive=False)
+        replies.send(replies.error(status, message), Relay(self, refused, self._outbox))
 
     def _make_room(self) -> None:
         """A request was taken: let the parser go on if it stopped because there were too many."""
@@ -220,6 +256,13 @@ class _Client(RequestHandler):
                     await payload.readany()
         except (TimeoutError, web.RequestPayloadError, ConnectionError):
             self.close()
+
+    def _process_keepalive(self) -> None:
+        waits = self._waiter is not None and not self._waiter.done() and not self._force_close
+        if waits and self._intake.unread and self._loop.time() >= self._next_keepalive_close_time:
+            self._refuse(408, f"the request's head did not come within {self._keepalive_timeout:g} s")
+        else:
+            super()._process_keepalive()
 
     def _close_when_idle(self) -> None:
         close_time = self._loop.time() + self._keepalive_timeout
@@ -262,7 +305,7 @@ class Server(web.Server):
             keepalive_timeout=self._idle_client_seconds,
             max_line_size=self._head_bytes,
             max_field_size=self._head_bytes,
-            max_headers=256,
+            max_headers=MAX_LINES,
         )
 
 

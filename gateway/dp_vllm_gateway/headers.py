@@ -96,8 +96,11 @@ def incoming(raw: Sequence[tuple[bytes, bytes]]) -> Incoming:
     read: dict[bytes, bytes] = {}
     for name, value in raw:
         lower, begin = known(name)
-        if lower is not None and lower not in read:
-            read[lower] = value
+        if lower is not None:
+            if lower not in read:
+                read[lower] = value
+            elif lower == b"connection":
+                read[lower] += b", " + value
         if begin is not None:
             lines.append(begin + value)
     named = read.get(b"connection")

@@ -14,7 +14,7 @@ class Incoming(msgspec.Struct, frozen=True, gc=False):
     lines: bytes
     """What the engine is sent, each line with its end."""
     read: dict[bytes, bytes]
-    """What the gateway reads, by lower-case name; the first of each."""
+    """What the gateway reads, by lower-case name; the first of each, and every `Connection`."""
 
     def bearer(self) -> bytes | None:
         """The key that was sent, as OpenAI's or as Anthropic's clients send it."""

@@ -28,8 +28,8 @@ _VALUE: Final = rb"(?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?"
 _LINE: Final = re.compile(rb"(%b):[ \t]*(%b)[ \t]*" % (_TOKEN, _VALUE))
 _LENGTH: Final = re.compile(rb"[0-9]{1,15}")
 
-_ONCE: Final = frozenset({b"content-length", b"content-type", b"host", b"user-agent"})
-"""Twice they are malformed."""
+_ONCE: Final = frozenset({b"connection", b"content-length", b"content-type", b"host", b"user-agent"})
+"""Twice they are malformed, or read together."""
 
 _NEVER: Final = frozenset(
     {

@@ -24,6 +24,7 @@ REASONS: Final = {
     413: b"Content Too Large",
     417: b"Expectation Failed",
     429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large",
     500: b"Internal Server Error",
     502: b"Bad Gateway",
     503: b"Service Unavailable",
@@ -53,8 +54,9 @@ class Relay:
         self.ended = False
 
     def proceed(self) -> None:
-        """Tell a client that waits for it to send the body (`Expect: 100-continue`)."""
-        self._outbox.send(self._client, b"HTTP/1.1 100 Continue\r\n\r\n")
+        """Tell a client that waits for it to send the body (`Expect: 100-continue`). HTTP/1.0 knows no such answer."""
+        if not self._http10:
+            self._outbox.send(self._client, b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def whole(self, status: int, lines: bytes, body: bytes) -> None:
         """Send a complete response. `lines` are header lines with their ends, without any that frame the body."""

@@ -235,7 +235,14 @@ async def test_a_connection_without_a_request_is_closed_but_not_one_with_a_slow_
 
     async with served(slow, idle_client_seconds=0.1) as port, asyncio.timeout(10):
         assert await talk(port) == b""
-        assert await talk(port, b"GET / HT") == b""
+        for sent in (b"GET / HT", GET[:-2]):
+            assert (await talk(port, sent)).startswith(b"HTTP/1.1 408 "), "half a head"
+        async with connected(port) as (reader, writer):
+            writer.write(b"GET /")
+            answer = asyncio.ensure_future(reader.read())
+            while not (await asyncio.wait([answer], timeout=0.01))[0]:
+                writer.write(b"a")
+            assert answer.result().startswith(b"HTTP/1.1 408 "), "a head that never ends"
         assert (await talk(port, GET)).endswith(b"there")
 
 

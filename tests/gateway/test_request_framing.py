@@ -1,5 +1,7 @@
 """HTTP's own rules: methods without a body, old clients, several requests in one piece, and attempts to confuse."""
 
+import contextlib
+import select
 from typing import Any
 
 import pytest
@@ -84,6 +86,48 @@ def test_a_client_that_would_rather_speak_http_2_keeps_its_connection(url: str, 
             answer = line.answer()
             assert (answer.status, answer.headers.get("connection")) == (200, None)
     assert [one.body for one in asked(engines)] == [BODY, BODY]
+
+
+def test_a_client_of_http_1_0_is_not_told_to_go_on(url: str, engines: Engines) -> None:
+    with wire.line(url) as line:
+        line.send(wire.request("POST", PATH, BODY, {"expect": "100-continue"}, version="1.0"))
+        assert line.answer().status == 200
+    assert [one.body for one in asked(engines)] == [BODY]
+
+
+OFFER = {"connection": "Upgrade", "upgrade": "h2c"}
+CHUNKED = b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("offer", [OFFER, {"connection": "upgrade, x", "UPGRADE": "TLS/1.0, foo"}])
+@pytest.mark.parametrize("before", [[], [wire.request("GET", "/0")]])
+@pytest.mark.parametrize("body", [None, b"{}", b"upgrade\r\n\r\n: x"])
+def test_what_follows_an_offer_of_another_protocol_is_answered(
+    url: str, engines: Engines, offer: dict[str, str], before: list[bytes], body: bytes | None
+) -> None:
+    sent = [*before, *[wire.request("POST", f"/{number}", body, offer) for number in (1, 2)]]
+    sent += [wire.request("POST", "/3", BODY), b"POST /4 HTTP/1.1\r\nhost: x\r\n" + CHUNKED]
+    with wire.line(url) as line:
+        line.send(*sent)
+        assert [line.answer().status for _ in sent] == [200] * len(sent)
+    with wire.line(url) as line:
+        for byte in sent[-3]:
+            line.send(bytes((byte,)))
+        line.send(sent[-1])
+        first = line.answer()
+        assert first.status == 200
+        assert first.headers.get("connection") == "close" or line.answer().status == 200, (
+            "answered, or known to be lost"
+        )
+
+
+def test_what_follows_an_offer_in_chunks_is_answered_or_the_connection_ends(url: str) -> None:
+    offered = b"POST /1 HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n" + CHUNKED
+    with wire.line(url) as line:
+        line.send(offered, wire.request("POST", PATH, BODY))
+        answer = line.answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert line.rest() == b""
 
 
 # several requests
@@ -192,15 +236,82 @@ def test_a_line_that_is_no_request_is_answered_in_json_and_closed(url: str, engi
     assert not asked(engines)
 
 
-def test_a_head_without_end_is_refused(url: str, engines: Engines) -> None:
-    for head in (b"x-a: " + b"b" * 70_000, b"".join(b"x-%d: y\r\n" % number for number in range(300))):
-        with wire.line(url) as line:
-            line.send(b"GET /any HTTP/1.1\r\n", head)
-            assert line.answer().status in (400, 431)
+GET_ANY = b"GET /any HTTP/1.1\r\nhost: x\r\n"
+LONG = {
+    "a long line": GET_ANY + b"x-a: " + b"b" * 70_000,
+    "many small lines": GET_ANY + b"".join(b"x-%d: y\r\n" % number for number in range(300)),
+    "some long lines": GET_ANY + b"".join(b"x-%d: %b\r\n" % (number, b"y" * 30_000) for number in range(3)),
+    "200 lines": GET_ANY + b"".join(b"x-%d: %b\r\n" % (number, b"y" * 400) for number in range(200)),
+    "a long target": b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: x\r\n",
+    "a target and a line": b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nhost: x\r\nx-a: " + b"b" * 40_000 + b"\r\n",
+    "a long name": GET_ANY + b"x" * 70_000 + b": y",
+}
+
+
+@pytest.mark.parametrize("before", [b"", b"POST /first HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}"])
+@pytest.mark.parametrize("end", [b"", b"\r\n\r\n"])
+@pytest.mark.parametrize("head", LONG.values(), ids=LONG)
+def test_a_head_of_more_than_64_kb_is_431(url: str, engines: Engines, head: bytes, end: bytes, before: bytes) -> None:
     with wire.line(url) as line:
-        line.send(b"GET /", b"a" * 70_000, b" HTTP/1.1\r\n\r\n")
-        assert line.answer().status in (400, 414)
+        line.send(before)
+        if before:
+            assert line.answer().status == 200
+        line.send(head, end)
+        answer = line.answer()
+        assert (answer.status, answer.error["type"]) == (431, "invalid_request_error")
+        assert line.rest() == b""
+    assert [one.target for one in asked(engines)] == ["/first"] * bool(before)
+
+
+def test_trailers_are_bounded_too(url: str, engines: Engines) -> None:
+    sent = 0
+    with wire.line(url) as line, contextlib.suppress(ConnectionError):  # closed while more is on its way
+        line.send(b"POST /any HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n")
+        while sent < 250 and not select.select([line.socket], [], [], 0.01)[0]:
+            sent += 1
+            line.send(b"x-%d: %b\r\n" % (sent, b"y" * 60_000))
+        assert line.answer().status == 400
+    assert sent < 50, "3 MB"
     assert not asked(engines)
+
+
+def test_a_head_of_60_kb_is_passed_on(url: str, engines: Engines) -> None:
+    lines = b"".join(b"x-%d: %b\r\n" % (number, b"y" * 900) for number in range(66))
+    with wire.line(url) as line:
+        for _ in range(3):
+            line.send(GET_ANY, lines, b"\r\n")
+            assert line.answer().status == 200
+    assert [one.head.count(b"y" * 900) for one in asked(engines)] == [66] * 3
+
+
+SECRET = b"sk-secret"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"authorization: Bearer sk-secret\x00\r\n",
+        b"authorization: Bearer sk-secret\x01\r\n",
+        b"authorization : Bearer sk-secret\r\n",
+        b"authorization: Bearer sk-secret\nx\r\n",
+        b"authorization: Bearer sk-secret\r\n\tsk-secret\r\n\0",
+        b"content-length: sk-secret\r\n",
+        b"transfer-encoding: sk-secret\r\n",
+        b"expect: sk-secret\r\n",
+        b"authorization: Bearer sk-secret" + b"x" * 70_000,
+        b"sec-websocket-key1: sk-secret\r\n",
+        b"sk-secret\r\n",
+        b"transfer-encoding: chunked\r\n\r\nsk-secret\r\n",
+        b"transfer-encoding: chunked\r\n\r\n0\r\nauthorization: sk-secret\x00\r\n\r\n",
+    ],
+)
+def test_an_error_quotes_nothing_of_the_headers(url: str, head: bytes) -> None:
+    with wire.line(url) as line:
+        line.send(b"POST /any HTTP/1.1\r\nhost: x\r\n", head, b"\r\n\r\n")
+        answer = line.answer()
+        assert answer.status in (400, 417, 431)
+        assert answer.error["message"]
+        assert SECRET not in answer.body
 
 
 def test_lines_that_end_in_a_line_feed_are_not_read_two_ways(url: str, engines: Engines) -> None:

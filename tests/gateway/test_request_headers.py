@@ -41,6 +41,20 @@ def test_what_belongs_to_one_connection_is_not_passed_on(url: str, engines: Engi
     assert seen["host"] == engines[0 if engines[0].asked else 1].url.removeprefix("http://")
 
 
+def test_every_connection_line_names_what_is_not_passed_on(url: str, engines: Engines) -> None:
+    sent = ["connection: keep-alive", "x-one: 1", "Connection: X-One", "connection: ,x-two , X-Three", "x-two: 2"]
+    with wire.line(url) as line:
+        for more in ([], ["proxy-connection: close"], ["proxy-connection: x-three", "connection: close"]):
+            line.send("\r\n".join([f"POST {PATH} HTTP/1.1", "host: x", *sent, "x-four: 4", *more, "", ""]).encode())
+            assert line.answer().status == 200
+            assert {name for name in only(engines).headers if name.startswith(("x-t", "x-o", "x-f"))} == {"x-four"}
+            assert not {"connection", "proxy-connection"} & set(only(engines).headers)
+            for engine in engines:
+                engine.asked.clear()
+            if more:
+                break
+
+
 def test_other_headers_arrive_as_they_were_sent(url: str, engines: Engines) -> None:
     sent = [
         "X-Many: 1",

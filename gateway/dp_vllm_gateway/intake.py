@@ -1,0 +1,87 @@
+"""What aiohttp's parser is given at once, and how long a head may become. Pure.
+
+The parser drops what follows an offer of another protocol (`Upgrade: h2c`) in the same piece, and bounds a head's lines
+alone. So a piece ends where such a request ends, and bytes that have made no request and no part of a body are counted.
+"""
+
+import re
+from typing import Any, Final
+
+from aiohttp import StreamReader
+from aiohttp.http import RawRequestMessage
+from aiohttp.http_exceptions import LineTooLong
+
+MAX_LINES: Final = 256
+"""Of a head."""
+
+_TOO_MANY: Final = "Too many headers"
+_REASON: Final = re.compile(r"(?:[A-Za-z0-9 ,.-]|'(?:Host|Content-Length|Content-Type|Transfer-Encoding)')*")
+"""How the parser's message begins; it goes on with what was sent, which may hold a key."""
+
+_END: Final = b"\r\n\r\n"
+
+
+class Intake:
+    """Owns what is known of the bytes that one connection has sent to the parser."""
+
+    __slots__ = ("_head_bytes", "_left", "_payload", "_received", "loses_more", "unread")
+
+    def __init__(self, head_bytes: int) -> None:
+        self._head_bytes = head_bytes
+        self._payload: StreamReader | None = None
+        """The body of the newest request."""
+        self._received = 0
+        """How much of it there is."""
+        self._left = 0
+        """How much of it is still to come, if its request offers another protocol."""
+        self.unread = 0
+        """Bytes since the last request or part of a body."""
+        self.loses_more = False
+        """A request offered another protocol, and what followed it may be lost."""
+
+    def end(self, data: bytes) -> int:
+        """How much of this the parser may be given at once."""
+        if self._left:
+            return min(self._left, len(data))
+        if b"pgrade" not in data and b"PGRADE" not in data:
+            return len(data)
+        end = data.find(_END)
+        return len(data) if end < 0 else end + len(_END)
+
+    def fed(self, piece: bytes, newest: tuple[Any, StreamReader] | None) -> bool:
+        """The parser was given a piece, and `newest` came of it. False if a head is too long."""
+        began = self.unread == 0
+        self._left = max(0, self._left - len(piece))
+        if newest is not None:
+            message, self._payload = newest
+            self.unread = 0
+            if isinstance(message, RawRequestMessage) and message.upgrade:
+                self._offered(message, whole=began and piece.find(_END) == len(piece) - len(_END))
+        elif self._payload is not None and self._payload.total_bytes != self._received:
+            self.unread = 0
+        else:
+            self.unread += len(piece)
+        self._received = self._payload.total_bytes if self._payload is not None else 0
+        return self.unread <= self._head_bytes
+
+    def _offered(self, message: RawRequestMessage, *, whole: bool) -> None:
+        if whole and not message.chunked:
+            self._left = int(message.headers.get("Content-Length", 0))
+        else:
+            self.loses_more = True
+
+    def fits(self, message: RawRequestMessage) -> bool:
+        """Whether a request's head is no longer than it may be."""
+        size = len(message.method) + len(message.path) + len(" HTTP/1.1\r\n\r\n")
+        size += sum(len(name) + len(value) + len(": \r\n") for name, value in message.raw_headers)
+        return size <= self._head_bytes
+
+    def refusal(self, status: int, error: BaseException | None, message: str) -> tuple[int, str]:
+        """The status and the message for what is no request, without anything of what was sent."""
+        if status == 431 or isinstance(error, LineTooLong) or message.startswith(_TOO_MANY):
+            return 431, f"the request's head is longer than {self._head_bytes} bytes or {MAX_LINES} lines"
+        if status != 400:
+            return status, message
+        found = _REASON.match(message)
+        reason = found[0].strip() if found is not None else ""
+        return 400, f"the request is not HTTP/1.1: {reason}" if reason else "the request is not HTTP/1.1"
