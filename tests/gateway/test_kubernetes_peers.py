@@ -222,6 +222,18 @@ def _greets(cluster: Cluster, source: str) -> bool:
     return False
 
 
+def test_no_number_in_a_request_parts_the_gateways(pair: tuple[watched.Gateway, watched.Gateway]) -> None:
+    before = [gateway.scrape() for gateway in pair]
+    for gateway in pair:
+        for number in (f"{2**54}", f"{10**20}", "1" + "0" * 400, "9" * 5000, "-1", "1e400", '"7"', "[]"):
+            body = b'{"prompt": "x", "n": %b, "priority": %b}' % (number.encode(), number.encode())
+            assert wire.ask(gateway.url, "POST", "/v1/completions", body).status == 200
+    for gateway, scrape in zip(pair, before, strict=True):
+        gateway.wait_until_idle()
+        assert gateway.scrape().since(scrape)("dp_vllm_gateway_message_errors_total") == 0
+        peers(gateway, 1)
+
+
 # who comes and goes
 
 

@@ -10,6 +10,7 @@ import programs
 from replica_pods import address
 
 from dp_vllm import names
+from dp_vllm_gateway.peers import frames
 from dp_vllm_gateway.peers.streams import Streams
 from dp_vllm_gateway.workers import news
 from dp_vllm_gateway.workers.news import Fact, News, Standing
@@ -117,3 +118,21 @@ async def test_one_that_is_silent_is_given_up_and_connected_again() -> None:
         await until(lambda: one.greetings >= 2, "it was given up, and is connected again")
         assert any(isinstance(fact, news.Died) for fact in one.facts())
         await until(lambda: any(isinstance(fact, news.Died) for fact in other.facts()), "the other sees that too")
+
+
+async def test_one_that_speaks_garbage_is_connected_again_ever_later() -> None:
+    ips = sorted([address(), address()], key=socket.inet_aton)
+    times: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        times.append(loop.time())
+        writer.write(frames.GREETING + frames.framed(b"garbage"))
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(accept, ips[0], names.PEER_PORT), end(ips[1], ips[0]) as one:
+        await until(lambda: len(times) == 3, "it has tried three times")
+        assert one.streams.errors.count >= 2
+    first, second = times[1] - times[0], times[2] - times[1]
+    assert first > 0.4 and second > 0.9, "in seconds: half of one, then one"

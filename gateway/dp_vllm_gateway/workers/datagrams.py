@@ -78,6 +78,7 @@ class Datagrams:
 
     def _news(self, data: memoryview) -> News:
         said = news.read(data)
-        if said.worker != news.PARENT and said.worker not in self._place.others:
+        known = said.standing is None if said.worker == news.PARENT else said.worker in self._place.others
+        if not known:
             raise ValueError(f"there is no worker {said.worker}")
         return News(said.worker, said.standing, self._parts[said.worker].whole(said.facts))

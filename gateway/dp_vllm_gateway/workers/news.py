@@ -14,6 +14,7 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from dp_vllm_gateway.lasting import MOST_CHANGE_BYTES
 from dp_vllm_gateway.routing.blocks import MOST_BLOCKS
 
 MOST_BYTES: Final = 60_000
@@ -31,9 +32,6 @@ MOST_LOADS: Final = 10_000
 MOST_HOMES: Final = 1_000
 """Responses in one fact."""
 
-MOST_CHANGE_BYTES: Final = 1 << 20
-"""The body of one change."""
-
 PARENT: Final = -1
 """As a worker's number: a message of the parent."""
 
@@ -42,8 +40,8 @@ Count: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 53)]
 Blocks: TypeAlias = Annotated[list[int], Meta(max_length=MOST_BLOCKS)]
 HomesByResponse: TypeAlias = Annotated[dict[Name, Name], Meta(max_length=MOST_HOMES)]
 Method: TypeAlias = Annotated[str, Meta(max_length=16)]
-Target: TypeAlias = Annotated[str, Meta(max_length=64 << 10)]
-Lines: TypeAlias = Annotated[bytes, Meta(max_length=64 << 10)]
+Target: TypeAlias = Annotated[str, Meta(max_length=MOST_CHANGE_BYTES)]
+Lines: TypeAlias = Annotated[bytes, Meta(max_length=MOST_CHANGE_BYTES)]
 Body: TypeAlias = Annotated[bytes, Meta(max_length=MOST_CHANGE_BYTES)]
 
 
