@@ -23,9 +23,33 @@ def test_models_and_what_stands_beside_them_are_read_with_their_places() -> None
     assert held.models[0].given == {"model": "m"}
 
 
+def indented(text: str) -> str:
+    """An object as one of a list."""
+    return "- " + text.rstrip("\n").replace("\n", "\n  ") + "\n"
+
+
+@pytest.mark.parametrize("kind", ["v1\nkind: List", "dpvllm.io/v1alpha1\nkind: DPModelList"])
+def test_the_objects_that_kubectl_prints_as_a_list_are_read(kind: str) -> None:
+    kept = CHAT.replace("  name: chat\n", "  name: chat\n  uid: x\n  managedFields: [{manager: kubectl, f: {}}]\n")
+    items = indented(kept + "status: {replicas: 1}\n") + indented(AUTOSCALER)
+
+    held = documents.read(f"apiVersion: {kind}\nitems:\n{items}metadata:\n  resourceVersion: ''\n", "f.yaml")
+
+    assert [(one.where, one.name, one.spec.model) for one in held.models] == [("f.yaml:4", "chat", "m")]
+    assert held.others == ("HorizontalPodAutoscaler chat",)
+
+
+LIST = "apiVersion: v1\nkind: List\nitems:\n"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        (LIST + indented(CHAT + "  replica: 1\n"), "f.yaml:10: chat: spec.replica is not a field; did you mean replic"),
+        (LIST + "  []\n", "f.yaml:3: this List is empty: `kubectl get` found no object"),
+        (LIST, "f.yaml:3: items: a List has a list of objects there"),
+        (LIST + "- chat\n", "f.yaml:4: an object is a mapping, like `kind: DPModel`"),
+        (LIST + indented(LIST + "- {}\n"), "f.yaml:4: a list within a list is not read; give the inner one alone"),
         (CHAT + "  replicas: x\n", "f.yaml:7: chat: spec.replicas: 'x' is not allowed; it must be a whole number"),
         (CHAT + "  replica: 1\n", "f.yaml:7: chat: spec.replica is not a field; did you mean replicas?"),
         (CHAT + "  gateway:\n    service: {prt: 1}\n", "f.yaml:8: chat: spec.gateway.service.prt is not a field; did"),

@@ -67,13 +67,39 @@ def _objects(text: str, source: str) -> Iterator[tuple[yaml.MappingNode, dict[An
             if not isinstance(node, yaml.MappingNode):
                 raise BadSettings(f"{_at(source, node)}: an object is a mapping, like `kind: {names.KIND}`")
             _demand_once(node, source)
-            yield node, loader.construct_document(node)
+            body = loader.construct_document(node)
+            if _is_list(body):
+                yield from _items(node, body, source)
+            else:
+                yield node, body
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         raise BadSettings(f"{source}:{line}: this is not YAML: {error.problem or error.context}") from error
     except (yaml.YAMLError, ValueError) as error:
         raise BadSettings(f"{source}: this is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _is_list(body: Mapping[Any, Any]) -> bool:
+    """Whether it is what `kubectl get` prints for several objects (`List`), or what the API answers (`DPModelList`)."""
+    return body.get("kind") in ("List", f"{names.KIND}List") and "items" in body
+
+
+def _items(
+    node: yaml.MappingNode, body: dict[Any, Any], source: str
+) -> Iterator[tuple[yaml.MappingNode, dict[Any, Any]]]:
+    """The objects of a list."""
+    items = next(value for key, value in node.value if key.value == "items")
+    if not isinstance(items, yaml.SequenceNode):
+        raise BadSettings(f"{_at(source, node, 'items')}: items: a {body['kind']} has a list of objects there")
+    if not items.value:
+        raise BadSettings(f"{_at(source, node, 'items')}: this {body['kind']} is empty: `kubectl get` found no object")
+    for item, one in zip(items.value, body["items"], strict=True):
+        if not isinstance(item, yaml.MappingNode):
+            raise BadSettings(f"{_at(source, item)}: an object is a mapping, like `kind: {names.KIND}`")
+        if _is_list(one):
+            raise BadSettings(f"{_at(source, item)}: a list within a list is not read; give the inner one alone")
+        yield item, one
 
 
 def _demand_once(node: yaml.Node, source: str) -> None:

@@ -84,6 +84,20 @@ from local.flags.asked import asked, refused
             "--config: only one file can be given, not both 'a.yaml' and 'b.yaml'",
         ),
         (["m", "-dp4"], "-dp4 is no flag; write -dp 4"),
+        (["m", "--tp", "2", "--dp", "4"], "--tp is no flag; write -tp 2"),
+        (["--dp=4", "m"], "--dp is no flag; write -dp 4"),
+        (["--replicas", "4", "m"], "--replicas is no flag; write -dp 4"),
+        (["m", "--num_replicas", "4"], "--num_replicas is no flag; write -dp 4"),
+        (["m", "--data-parallel", "4"], "--data-parallel is no flag; write -dp 4"),
+        (["m", "--pp-size"], "--pp-size is no flag; write -pp"),
+        (
+            ["--model demo/m"],
+            "'--model demo/m' is one word: a flag and its value are two, or one joined by =; check the quotes",
+        ),
+        (
+            ["m", "--max-model-len", "-dp 4"],
+            "'-dp 4' is one word: a flag and its value are two, or one joined by =; check the quotes",
+        ),
         (
             ["m", "--replica-prots", "9000"],
             "--replica-prots is no flag; did you mean --replica-ports? "

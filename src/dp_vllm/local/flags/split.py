@@ -82,7 +82,10 @@ def divide(
     typed = tuple(items)
     from_file = _from_file(file) if file else []
     given = from_file + [_Given(item, item.spelling) for item in typed if item.spelling]
+    for one in given:
+        typos.demand_no_other_name(one.item, one.source)
     for item in typed:
+        typos.demand_apart(item)
         typos.demand_clear(item, item.spelling, FLAGS, _OURS)
     engine = [one.item for one in given if not _is_ours(one.item)]
     settings = _settings(given, environ)

@@ -6,9 +6,39 @@ from typing import Final
 
 from dp_vllm.engine.flags import Flags, Typed, flags_version
 from dp_vllm.errors import BadSettings
+from dp_vllm.spec.owned_flags import TWO_IN_ONE
 
 _ALIKE: Final = 0.85
 """How alike two spellings must be (`difflib`'s ratio) to think that one was meant as the other."""
+
+
+_OTHER_NAMES: Final = {
+    "-dp": (
+        *("--dp", "--dp-size", "--dp-replicas", "--data-parallel", "--data-parallelism", "--data-parallel-degree"),
+        *("--replicas", "--replica", "--num-replicas", "--replica-count", "--n-replicas", "--min-replicas"),
+        *("--copies", "--num-copies", "--instances", "--num-instances", "--num-engines", "--engines"),
+    ),
+    "-tp": ("--tp", "--tp-size", "--tensor-parallelism", "--tensor-parallel-degree", "--num-shard", "--num-gpus"),
+    "-pp": ("--pp", "--pp-size", "--pipeline-parallelism", "--pipeline-parallel-degree"),
+}
+"""Flags of vLLM by what other servers and the DPModel call them."""
+
+
+def demand_no_other_name(item: Typed, source: str) -> None:
+    """Raise BadSettings for a flag of ours that was called as another server calls it."""
+    name = item.spelling.replace("_", "-").lower()
+    meant = next((ours for ours, others in _OTHER_NAMES.items() if name in others), None)
+    if item.flag is None and meant is not None:
+        raise BadSettings(f"{source} is no flag; write {' '.join((meant, *item.values[:1]))}")
+
+
+def demand_apart(item: Typed) -> None:
+    """Raise BadSettings for a word with a flag and more in it, as `"--model demo/m"` in quotes is."""
+    for word in item.words:
+        if re.match(TWO_IN_ONE, word.lstrip()):
+            raise BadSettings(
+                f"{word!r} is one word: a flag and its value are two, or one joined by =; check the quotes"
+            )
 
 
 def demand_clear(item: Typed, source: str, flags: Flags, ours: frozenset[str]) -> None:
