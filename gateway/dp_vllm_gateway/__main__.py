@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import click
 
-from dp_vllm import api_keys, log_format, names
+from dp_vllm import api_keys, hosts, log_format, names
 from dp_vllm.errors import BadSettings, DpVllmError, UserError
 from dp_vllm.number import Number
 from dp_vllm.policy import DEFAULT_POLICY, PREFIX_WEIGHT, Policy
@@ -36,6 +36,13 @@ GARBAGE_OBJECTS: Final = 50_000
 """How many more objects may live before cyclic garbage is looked for: requests leave hardly any."""
 
 _KUBERNETES_NAME: Final = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+def _host(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    try:
+        return hosts.read(value) if value else None
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not allowed; {error}") from error
 
 
 def _json_list(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -85,7 +92,9 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
     type=click.IntRange(1, 65535),
     help="Tell the DPModel's other gateways on this port of POD_IP what this one does, and be told.",
 )
-@click.option("--host", default=None, help="Address to listen on.  [default: all]")
+@click.option(
+    "--host", callback=_host, help="Address to listen on; :: is all of IPv6 and IPv4.  [default: all of IPv4]"
+)
 @click.option("--port", type=click.IntRange(1, 65535), default=names.DEFAULT_PORT, show_default=True)
 @click.option("--uds", type=click.Path(path_type=Path), help="Listen on a unix socket instead.")
 @click.option("--listen-fd", "listen_fds", type=int, multiple=True, help="Listen on an inherited socket instead.")

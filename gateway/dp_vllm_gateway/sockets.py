@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from dp_vllm import hosts
 from dp_vllm.errors import UserError
 
 BACKLOG: Final = 4096
@@ -15,12 +16,27 @@ BACKLOG: Final = 4096
 
 
 def tcp(host: str | None, port: int, flag: str) -> socket.socket:
-    """A socket on a port of one address, or of all. Raises UserError if it is taken or no address of this machine."""
-    family = socket.AF_INET6 if host and ":" in host else socket.AF_INET
+    """A socket on a port of one address, or of all: of IPv4, or with `::` of both families.
+
+    Raises UserError if it is taken or no address of this machine.
+    """
+    place = f"{hosts.in_url(host or '*')}:{port}"
     try:
-        return socket.create_server((host or "", port), family=family, backlog=BACKLOG)
+        family = socket.AF_INET6 if host and ":" in host else _family(host)
+        both = family == socket.AF_INET6 and hosts.is_everywhere(host) and socket.has_dualstack_ipv6()
+        return socket.create_server((host or "", port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
+    except socket.gaierror as error:
+        raise UserError(f"--host: {host!r} is no address of this machine ({error.strerror})") from error
     except OSError as error:
-        raise UserError(f"{flag}: cannot listen on {host or '*'}:{port}: {os.strerror(error.errno or 0)}") from error
+        raise UserError(f"{flag}: cannot listen on {place}: {os.strerror(error.errno or 0)}") from error
+
+
+def _family(host: str | None) -> socket.AddressFamily:
+    """IPv4 where a name has such an address."""
+    if not host:
+        return socket.AF_INET
+    families = {found[0] for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    return socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
 
 
 @contextlib.contextmanager

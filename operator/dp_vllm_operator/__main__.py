@@ -12,10 +12,16 @@ from typing import Any, Final
 import click
 
 from dp_vllm.errors import DpVllmError
-from dp_vllm.kubernetes_api import own_namespace
 from dp_vllm.log_format import set_up
-from dp_vllm_operator.run import run
 from dp_vllm_operator.settings import ALL, ALL_IPV4, Settings
+
+try:
+    from dp_vllm.kubernetes_api import own_namespace
+    from dp_vllm_operator.run import run
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] not in ("kopf", "kubernetes"):
+        raise
+    sys.exit("dp-vllm operator: needs kopf and the Kubernetes client: pip install 'dp-vllm[operator]'")
 
 VERSION: Final = version("dp-vllm")
 

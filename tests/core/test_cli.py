@@ -112,6 +112,39 @@ def test_a_command_that_cannot_be_is_one_line_and_status_2(words: list[str], sen
     assert (told.returncode, told.stderr) == (2, f"dp-vllm: {sentence}\n")
 
 
+WITHOUT = """
+import runpy, sys
+missing, module, *sys.argv[1:] = sys.argv[1:]
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in missing.split(","):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+"""Runs a module where some packages are not installed."""
+
+OPERATOR = "dp-vllm operator: needs kopf and the Kubernetes client: pip install 'dp-vllm[operator]'\n"
+EXTRAS = "kopf,kubernetes,PIL,vllm,uvloop,huggingface_hub"
+
+
+@pytest.mark.parametrize(
+    ("missing", "words", "ends"),
+    [
+        ("kopf", ["dp_vllm_operator", "--help"], (1, OPERATOR)),
+        ("kubernetes", ["dp_vllm_operator", "--namespace", "x"], (1, OPERATOR)),
+        (EXTRAS, ["dp_vllm_gateway", "--help"], (0, "")),
+        (EXTRAS, ["dp_vllm.sim", "--help"], (0, "")),
+        (EXTRAS, ["dp_vllm", "serve", "m", "--engine", "sim", "--host", "127.0.0.1", "--dry-run"], (0, "")),
+    ],
+)
+def test_what_is_not_installed_is_named_and_needed_by_nothing_else(
+    missing: str, words: list[str], ends: tuple[int, str]
+) -> None:
+    told = run(sys.executable, "-c", WITHOUT, missing, *words)
+    assert (told.returncode, told.stderr) == ends
+
+
 def test_sim_becomes_the_simulated_engine(tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"

@@ -21,6 +21,33 @@ def test_by_default_all_interfaces_are_listened_on() -> None:
     assert all(each.fileno() == -1 for each in sockets)
 
 
+@pytest.mark.parametrize(
+    ("host", "reached", "url"),
+    [
+        ("::", ["127.0.0.1", "::1"], "localhost"),
+        ("0.0.0.0", ["127.0.0.1"], "127.0.0.1"),
+        ("::1", ["::1"], "[::1]"),
+        ("localhost", ["localhost"], "localhost"),
+    ],
+)
+def test_a_host_is_listened_on_as_vllm_does_and_its_url_works(host: str, reached: list[str], url: str) -> None:
+    listen = Listen(host, free_port())
+    assert listen.url == f"http://{url}:{listen.port}"
+    with listening(listen):
+        for address in (*reached, url.strip("[]")):
+            socket.create_connection((address, listen.port)).close()
+        for address in {"127.0.0.1", "::1"} - {*reached, url} if url != "localhost" else ():
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection((address, listen.port))
+
+
+def test_all_of_both_families_is_taken_if_one_is() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=rf"--port: {port} is taken by process {os.getpid()}"):
+            listening(Listen("::", port)).__enter__()
+
+
 def test_a_given_host_is_the_only_one_listened_on() -> None:
     with listening(Listen("127.0.0.1", free_port())) as sockets:
         assert [each.getsockname()[0] for each in sockets] == ["127.0.0.1"]
@@ -60,6 +87,8 @@ def test_a_port_can_be_listened_on_again_at_once() -> None:
 
 
 def test_a_host_that_is_not_of_this_machine_is_refused() -> None:
+    with pytest.raises(UserError, match=r"--host: 'no-such-host\.invalid' is no address of this machine"):
+        listening(Listen("no-such-host.invalid", free_port())).__enter__()
     with pytest.raises(UserError, match=r"--host: '203.0.113.7' is no address of this machine"):
         listening(Listen("203.0.113.7", free_port())).__enter__()
 

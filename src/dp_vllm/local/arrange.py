@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from dp_vllm import api_keys, inherited, names
+from dp_vllm import api_keys, hosts, inherited, names
 from dp_vllm.engine.command import Command, Engine, Order, Sizes, flags_in, replica_command
 from dp_vllm.engine.hub import Repository, fetched, pinnable
 from dp_vllm.errors import BadSettings
@@ -27,7 +27,6 @@ _FAULT_HANDLER: Final = "PYTHONFAULTHANDLER"
 
 _LONGER_SECONDS: Final = 5
 """So much more patience have engines than their supervisor: one whose own is over never ends."""
-_EVERYWHERE: Final = (None, "", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 
 def arrange(
@@ -190,6 +189,7 @@ def _gateway(settings: Settings, directory: RunDirectory, environ: Mapping[str, 
             *(sys.executable, "-I", "-m", "dp_vllm_gateway"),
             *("--endpoints-file", str(directory.endpoints), "--admin-socket", str(directory.admin_socket)),
             *(("--api-key-file", str(keys)) if keys else ()),
+            *(("--host", settings.host) if settings.host else ()),  # of --metrics-port
             *settings.gateway_words,
         ),
         variables={},
@@ -215,7 +215,7 @@ def _warnings(
 ) -> tuple[str, ...]:
     warnings = []
     has_keys = _has_given_keys(settings) or settings.api_key_file
-    if not has_keys and settings.uds is None and settings.host in _EVERYWHERE:
+    if not has_keys and settings.uds is None and hosts.is_everywhere(settings.host):
         warnings.append(
             "everybody who reaches this machine can use the endpoint: it listens on all interfaces and asks for no "
             "key; give it --api-key KEY, or --host 127.0.0.1"

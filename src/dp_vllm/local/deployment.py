@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dp_vllm import hosts
 from dp_vllm.engine.command import Command
 from dp_vllm.engine.hang import HANG_SECONDS
 from dp_vllm.engine.hub import Repository
@@ -19,7 +20,7 @@ class Listen:
     """Where clients reach the endpoint: a TCP port, or a unix socket."""
 
     host: str | None
-    """None stands for all interfaces, IPv4 and IPv6."""
+    """None stands for all interfaces, IPv4 and IPv6, as `::` does."""
     port: int
     uds: Path | None = None
     """If given, host and port mean nothing."""
@@ -34,19 +35,15 @@ class Listen:
         """What a client on this machine uses: `http://127.0.0.1:8000`, or `unix:/path`."""
         if self.uds is not None:
             return f"unix:{self.uds}"
-        return self._url("127.0.0.1" if self._everywhere else str(self.host))
+        return self._url(hosts.from_here(self.host))
 
     @property
     def url_elsewhere(self) -> str:
         """What a client on another machine uses; empty if there is none, or if its name for this one is not known."""
-        return self._url(self.node) if self.node and self._everywhere and self.uds is None else ""
-
-    @property
-    def _everywhere(self) -> bool:
-        return self.host in (None, "", "0.0.0.0", "::")  # noqa: S104 - compared
+        return self._url(self.node) if self.node and hosts.is_everywhere(self.host) and self.uds is None else ""
 
     def _url(self, host: str) -> str:
-        return f"{'https' if self.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{hosts.in_url(host)}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

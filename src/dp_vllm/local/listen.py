@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import psutil
 
+from dp_vllm import hosts
 from dp_vllm.errors import UserError
 from dp_vllm.local.deployment import Listen
 from dp_vllm.local.pids import command_line
@@ -75,6 +76,8 @@ def _addresses(listen: Listen) -> Sequence[tuple[socket.AddressFamily, Any]]:
     except socket.gaierror as error:
         raise UserError(f"--host: {listen.host!r} is no address of this machine ({error.strerror})") from error
     unique = dict.fromkeys((family, address) for family, _, _, _, address in found)
+    if listen.host and hosts.is_everywhere(listen.host):
+        return list(unique)
     usable = [(family, address) for family, address in unique if _is_usable(family)]
     return usable or list(unique)
 
@@ -92,12 +95,16 @@ def _is_usable(family: socket.AddressFamily) -> bool:
 
 
 def _tcp(family: socket.AddressFamily, address: Any, listen: Listen) -> socket.socket:
-    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise UserError(_tcp_problem(error, listen)) from error
     try:
         # Not SO_REUSEPORT: with it a second server of the same user would bind without an error.
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # `::` alone takes IPv4 as well, as in vLLM; without a host there is a socket for each family.
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not (listen.host and _is_all(address)))
         made.bind(address)
         made.listen(BACKLOG)
     except OSError as error:
@@ -107,9 +114,15 @@ def _tcp(family: socket.AddressFamily, address: Any, listen: Listen) -> socket.s
     return made
 
 
+def _is_all(address: Any) -> bool:
+    return hosts.is_everywhere(address[0])
+
+
 def _tcp_problem(error: OSError, listen: Listen) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"--port: {listen.port} is taken by {_holder_of_port(listen.port)}; end it, or choose another --port"
+    if error.errno == errno.EAFNOSUPPORT:
+        return f"--host: {listen.host!r} is an address of IPv6, which this machine has switched off"
     if error.errno == errno.EADDRNOTAVAIL:
         return f"--host: {listen.host!r} is no address of this machine"
     if error.errno == errno.EACCES:

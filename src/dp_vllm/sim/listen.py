@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable
 
+from dp_vllm import hosts
 from dp_vllm.errors import UserError
 from dp_vllm.sim.options import Listen
 
@@ -22,7 +23,7 @@ def bind(place: Listen) -> socket.socket:
         family = socket.AF_INET6 if place.host and ":" in place.host else socket.AF_INET
         return _bound(family, (place.host or "", place.port))
     except OSError as error:
-        raise UserError(f"{describe(place)}: {os.strerror(error.errno) if error.errno else error}") from error
+        raise UserError(f"{describe(place)}: {error.strerror or error}") from error
 
 
 def _bound(family: socket.AddressFamily, address: str | tuple[str, int]) -> socket.socket:
@@ -47,7 +48,7 @@ def _share(listener: socket.socket, on: bool) -> None:
 
 def describe(place: Listen) -> str:
     """Where it listens, for people."""
-    return f"unix:{place.uds}" if place.uds else f"http://{place.host or '0.0.0.0'}:{place.port}"  # noqa: S104
+    return f"unix:{place.uds}" if place.uds else f"http://{hosts.in_url(place.host or '0.0.0.0')}:{place.port}"  # noqa: S104
 
 
 class Door:

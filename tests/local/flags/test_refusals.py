@@ -83,6 +83,11 @@ from local.flags.asked import asked, refused
             ["m", "--config", "a.yaml", "--config=b.yaml"],
             "--config: only one file can be given, not both 'a.yaml' and 'b.yaml'",
         ),
+        (
+            ["m", "--host", "127.0.0.1:8000"],
+            "--host: '127.0.0.1:8000' is not allowed; allowed are an address or a name of this machine, "
+            "like 127.0.0.1, ::1, :: or localhost",
+        ),
         (["m", "-dp4"], "-dp4 is no flag; write -dp 4"),
         (["m", "--tp", "2", "--dp", "4"], "--tp is no flag; write -tp 2"),
         (["--dp=4", "m"], "--dp is no flag; write -dp 4"),

@@ -175,7 +175,7 @@ REPLICAS: Final = (
 _YES_NO: Final = Takes.SWITCH
 
 ENDPOINT: Final = (
-    Setting("--host", "HOST", "all interfaces", "address to listen on"),
+    Setting("--host", "HOST", "all interfaces", "address to listen on; :: is all of IPv6 and IPv4", values.host),
     Setting("--port", "PORT", str(names.DEFAULT_PORT), "port to listen on", values.port),
     Setting("--uds", "PATH", "", "unix socket to listen on instead", values.path),
     Setting(

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from dp_vllm import hosts
 from dp_vllm.topology import given
 
 
@@ -71,6 +72,10 @@ def path(text: str) -> Path:
     if not text:
         raise ValueError("a path is needed")
     return Path(text)
+
+
+def host(text: str) -> str:
+    return hosts.read(text)
 
 
 def root_path(text: str) -> str:
