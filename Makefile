@@ -114,6 +114,29 @@ e2e-vllm: setup ## the same with the real vLLM in the pods, on the CPU (8 GB of 
 images: setup ## build the Docker images, or some: make images IMAGES="operator gateway sim"
 	@PYTHONPATH=tests $(BIN)/python -m docker.run images $(IMAGES)
 
+RELEASE := .venv-release
+$(RELEASE)/.ready: $(VENV)/.ready release/requirements.txt
+	@$(BIN)/uv venv -q --clear --python $(BIN)/python $(RELEASE)
+	@$(BIN)/uv pip sync -q --python $(RELEASE)/bin/python release/requirements.txt
+	@touch $@
+
+.PHONY: release-packages
+release-packages: $(RELEASE)/.ready ## the wheel, the sdist, the chart and a bill of materials, built and checked
+	@$(BIN)/python tests/cluster build helm
+	@$(BIN)/python -m release
+
+.PHONY: release
+release: release-packages images ## the same, and the images where there is a Docker engine; uploads nothing
+
+.PHONY: home
+home: setup ## say where the project is at home: make home URL=https://...
+	@$(BIN)/python -m release home $(URL)
+
+.PHONY: release-lock
+release-lock: setup ## renew release/requirements.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	  --custom-compile-command "make release-lock" --upgrade -o release/requirements.txt release/requirements.in
+
 .PHONY: bench
 bench: setup ## what our gateway costs beside others (half an hour, on a quiet machine)
 	$(BIN)/python bench/gateway.py

@@ -7,6 +7,7 @@ import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +37,7 @@ class Image:
 
 def build(docker: Engine, targets: Sequence[str], repository: str, words: Sequence[str]) -> Iterator[Image]:
     """Build each target as REPOSITORY/TARGET:VERSION; `words` are further ones for `docker build`."""
-    labels = {"version": version(), "revision": _revision()}
+    labels = {"version": version(), "revision": _revision(), "created": datetime.now(UTC).isoformat(timespec="seconds")}
     for target in targets:
         started = time.monotonic()
         name = tag(target, repository)

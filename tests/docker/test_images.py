@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from typing import Any
 
 import pytest
@@ -63,7 +64,10 @@ def test_labels_say_what_an_image_is(docker: Engine, target: str) -> None:
     assert labels["org.opencontainers.image.version"] == version()
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert labels["org.opencontainers.image.title"].startswith("dp-vllm")
-    assert labels["org.opencontainers.image.description"]
+    home = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Homepage"]
+    assert labels["org.opencontainers.image.source"] == labels["org.opencontainers.image.url"] == home
+    for name in ("description", "vendor", "documentation", "created"):
+        assert labels[f"org.opencontainers.image.{name}"]
 
 
 @pytest.mark.parametrize("target", TARGETS)
