@@ -79,6 +79,20 @@ def test_gateways_get_the_role_that_the_operator_may_give(everything: list[Objec
     assert rule["resourceNames"] == [settings.gateway_cluster_role]
 
 
+def test_the_table_of_rights_is_what_the_chart_gives(whole_cluster: list[Object]) -> None:
+    text = (CHART.parents[1] / "docs" / "security.md").read_text()
+    rows = re.findall(r"^\| (operator|gateway) \| (\S+) \| ([a-z, ]+) \|", text, re.MULTILINE)
+    given = sorted(
+        ("gateway" if body["metadata"]["name"].endswith("-gateway") else "operator", resource, ", ".join(rule["verbs"]))
+        for body in whole_cluster
+        if body["kind"] in ("ClusterRole", "Role") and "aggregate" not in str(body["metadata"])
+        for rule in body["rules"]
+        for resource in rule["resources"]
+    )
+
+    assert sorted(rows) == given
+
+
 def test_networks_of_models_let_the_operator_in(everything: list[Object]) -> None:
     """Whatever labels are added: one of them in this file has the name of the chart's own."""
     labels = pod_of(everything)["metadata"]["labels"]

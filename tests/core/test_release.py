@@ -73,11 +73,11 @@ def test_every_link_of_the_distribution_s_readme_is_absolute() -> None:
 @pytest.mark.parametrize(
     ("text", "absolute"),
     [
-        ("[a](#b)", "[a](h/blob/v/README.md#b)"),
-        ("[![i](x.svg)](y.md)", "[![i](h/raw/v/x.svg)](h/blob/v/y.md)"),
+        ("[a](#b)", "[a](https://h/blob/v/README.md#b)"),
+        ("[![i](x.svg)](y.md)", "[![i](https://h/raw/v/x.svg)](https://h/blob/v/y.md)"),
         ("[a](https://b)", "[a](https://b)"),
         ("a[0](b c)", "a[0](b c)"),
     ],
 )
 def test_links_are_read_as_markdown(text: str, absolute: str) -> None:
-    assert README.absolute(text, "h", "v") == absolute
+    assert README.absolute(text, "https://h", "v") == absolute
