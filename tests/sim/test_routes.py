@@ -12,6 +12,7 @@ from wire import Answer, ask, line, request
 from dp_vllm.engine.routes import UNKNOWN, route_of
 
 CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+MESSAGE = CHAT | {"model": "demo/model"}
 
 
 def post(program: Program, path: str, body: object) -> Answer:
@@ -72,15 +73,15 @@ def test_one_route_takes_chats_and_prompts(sim: Program) -> None:
 
 
 def test_messages_are_answered_in_anthropics_dialect(sim: Program) -> None:
-    answer = post(sim, "/v1/messages", CHAT | {"model": "demo/model", "system": "Be brief."}).json()
+    answer = post(sim, "/v1/messages", MESSAGE | {"system": "Be brief."}).json()
     assert answer["content"] == [{"type": "text", "text": "This is a sim"}]
     assert answer["stop_reason"] == "max_tokens"
-    counted = post(sim, "/v1/messages/count_tokens", CHAT | {"system": "Be brief."}).json()
+    counted = post(sim, "/v1/messages/count_tokens", MESSAGE | {"system": "Be brief."}).json()
     assert counted["input_tokens"] == answer["usage"]["input_tokens"]
 
 
 def test_streamed_messages_are_events_of_anthropics(sim: Program) -> None:
-    answer = post(sim, "/v1/messages", CHAT | {"stream": True})
+    answer = post(sim, "/v1/messages", MESSAGE | {"stream": True})
     events = [json.loads(event.partition("data: ")[2]) for event in answer.body.decode().split("\n\n") if event]
     assert [event["type"] for event in events] == [
         *("message_start", "content_block_start"),

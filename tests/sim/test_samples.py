@@ -3,11 +3,12 @@
 import itertools
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import engine_samples
 import programs
 import pytest
 from sim.scrape import metric
@@ -17,6 +18,7 @@ SAMPLES = Path(__file__).parent.parent / "vllm" / "samples"
 VERBATIM = frozenset({"type", "status", "finish_reason", "stop_reason", "code", "object", "role", "message"})
 HELLO = [{"role": "user", "content": "hello"}]
 FLAGS = ("--served-model-name", "tiny", "--max-model-len", "2048")
+QUICK = ("--sim-decode-step-seconds", "0")
 LONG = ("--sim-decode-step-seconds", "0.01")
 
 MISTAKES: dict[str, tuple[str, Any]] = {
@@ -103,9 +105,22 @@ def die(url: str) -> None:
     assert ask(url, "POST", "/sim/fault", {"kind": "engine-dead", "seconds": 1}).status == 200
 
 
-def test_answers_and_refusals_have_the_real_engines_shapes(tmp_path: Path) -> None:
-    with programs.sim(tmp_path, *FLAGS) as program:
-        compare("whole", one_by_one(program.url, asking(8) | MISTAKES))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[programs.Program]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_SERVER_DEV_MODE", "1")
+        with programs.sim(tmp_path_factory.mktemp("whole"), *FLAGS, *QUICK) as program:
+            yield program
+
+
+def test_answers_and_refusals_have_the_real_engines_shapes(whole: programs.Program) -> None:
+    compare("whole", one_by_one(whole.url, asking(8) | MISTAKES))
+
+
+@pytest.mark.parametrize("name", ["judged", "http"])
+def test_requests_are_judged_as_by_the_real_engine(whole: programs.Program, name: str) -> None:
+    differences = engine_samples.differences(whole.url, name)
+    assert not differences, "\n".join(differences)
 
 
 def test_answers_aborted_by_sigterm_have_the_real_engines_shapes(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import engine_samples
 import programs
 import psutil
 import pytest
@@ -149,10 +150,14 @@ def compare(situation: str, answers: Mapping[str, Answer]) -> None:
 
 
 def test_the_answers_of_a_whole_engine_are_the_samples(tmp_path: Path) -> None:
-    with real_engine.engine(tmp_path) as engine:
+    with real_engine.engine(tmp_path, env={"VLLM_SERVER_DEV_MODE": "1"}) as engine:
         answers = one_by_one(engine.url, asking(8)) | one_by_one(engine.url, MISTAKES)
         answers["bad-json"] = ask(engine.url, "/v1/chat/completions", b'{"model": "tiny", "messages": [}')
+        recorded = {name: engine_samples.record(engine.url, name) for name in ("judged", "http")}
+        differences = [line for name in recorded for line in engine_samples.differences(engine.url, name)]
     compare("whole", answers)
+    assert not any(recorded.values()), f"recorded anew, look at them: {recorded}"
+    assert not differences, "\n".join(differences)
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,14 @@ import msgspec
 from aiohttp import web
 
 from dp_vllm import __version__
-from dp_vllm.sim import errors, kv
+from dp_vllm.sim import errors, kv, sampling, tokens
 from dp_vllm.sim.breakage import BrokenWire
 from dp_vllm.sim.engine import Engine
 from dp_vllm.sim.faults import Faults
 from dp_vllm.sim.metrics import Metrics
 from dp_vllm.sim.options import Options
 from dp_vllm.sim.reply import Reply, seed_of
-from dp_vllm.sim.requests import Generate, check_positive
+from dp_vllm.sim.requests import Generate
 from dp_vllm.sim.sequence import Sequence, Sink
 from dp_vllm.sim.steps import Steps
 from dp_vllm.sim.wire import Wire
@@ -121,35 +121,49 @@ class App:
         fault = request.get("fault")
         return Wire(request) if fault is None or fault.kind == "abort" else BrokenWire(request, fault)
 
-    def check(self, body: Generate, prompts: list[array[int]], limit: int | None) -> None:
-        """Raises Refusal if a length or number is out of bounds."""
-        check_positive("n", body.n)
-        check_positive("max_tokens", limit)
-        self.check_room(prompts, limit)
+    @property
+    def bounds(self) -> sampling.Bounds:
+        """What numbers of requests are held against."""
+        most = self.options.max_logprobs
+        most = tokens.VOCABULARY_SIZE if most == -1 else most
+        longest, reasoning = self.engine.limits.max_model_len, self.options.features.reasoning
+        return sampling.Bounds(longest, most, tokens.VOCABULARY_SIZE, reasoning)
 
-    def check_room(self, prompts: list[array[int]], limit: int | None) -> None:
-        """Raises Refusal if a prompt and its reply do not fit into the model's length."""
+    def admit(
+        self, body: Generate, prompts: list[array[int]], limit: int | None, name: str = "max_tokens"
+    ) -> list[array[int]]:
+        """The prompts, cut if the request says so. Raises Refusal if a length or number is out of bounds.
+
+        `limit` is the number of tokens requested, in the field `name`.
+        """
+        bounds = self.bounds
+        sampling.check_length(name, limit, bounds)
+        sampling.check_truncation(body, bounds)
+        cut = [sampling.truncated(prompt, body.truncate_prompt_tokens, limit, bounds) for prompt in prompts]
+        self.check_room(cut, exact=not isinstance(getattr(body, "prompt", ""), str))
+        for prompt in cut:
+            room = bounds.longest - len(prompt)
+            sampling.check(body, room if limit is None else min(limit, room), len(prompts), bounds)
+        return cut
+
+    def check_room(self, prompts: list[array[int]], *, exact: bool = False) -> None:
+        """Raises Refusal if a prompt is empty or longer than the model allows; `exact` says by how much."""
         longest = self.engine.limits.max_model_len
         for prompt in prompts:
-            if len(prompt) + (limit or 1) > longest:
-                raise too_long(len(prompt), limit, longest)
+            if not prompt:
+                raise errors.bad_request("The decoder prompt cannot be empty")
+            if len(prompt) > longest:
+                raise too_long(longest, len(prompt) if exact else longest + 1)
 
 
-def too_long(prompt: int, limit: int | None, longest: int) -> errors.Refusal:
-    """A prompt that leaves no room for what was asked."""
-    if prompt < longest and limit is not None:
-        message = (
-            f"You passed {prompt} input tokens and requested {limit} output tokens. However, the model's context length"
-            f" is only {longest} tokens, resulting in a maximum input length of {max(longest - limit, 0)} tokens."
-            f" Please reduce the length of the input prompt. (parameter=input_tokens, value={prompt})"
-        )
-        return errors.bad_request(message, "input_tokens")
+def too_long(longest: int, length: int) -> errors.Refusal:
+    """A prompt that is longer than the model allows. Of text vLLM counts no token behind the first superfluous one."""
+    count = f"at least {length}" if length == longest + 1 else str(length)
     message = (
-        f"This model's maximum context length is {longest} tokens. However, your prompt contains at least {longest + 1}"
-        " input tokens, which exceeds this limit even without any output tokens. Please reduce the length of the input"
-        f" prompt. (parameter=input_tokens, value={longest + 1})"
+        f"This model's maximum context length is {longest} tokens. However, your prompt contains {count} input tokens,"
+        " which exceeds this limit even without any output tokens. Please reduce the length of the input prompt."
     )
-    return errors.bad_request(message, "input_tokens")
+    return errors.bad_value(message, "input_tokens", length)
 
 
 def silent_reply(model: str) -> Reply:

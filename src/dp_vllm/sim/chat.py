@@ -11,27 +11,28 @@ from aiohttp import web
 from dp_vllm.sim import template, tokens
 from dp_vllm.sim.app import FINGERPRINT, App, request_id
 from dp_vllm.sim.generation import Ask, Frame, generate, logprobs_of
-from dp_vllm.sim.requests import Chat, convert
+from dp_vllm.sim.requests import read_chat
 from dp_vllm.sim.sequence import Sequence
 
 
 async def chat(app: App, request: web.BaseRequest, value: dict[str, Any]) -> web.StreamResponse:
     """Answer one chat."""
-    body = convert(value, Chat)
+    body = read_chat(value)
     model = app.model(body.model)
     prompt = tokens.encode(template.render(body.messages, body.tools, answer=body.add_generation_prompt))
-    limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    app.check(body, [prompt], limit)
+    named = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    limit = getattr(body, named)
+    prompts = app.admit(body, [prompt], limit, named)
     identity = "chatcmpl-" + request_id(request, body.request_id)
     ask = Ask(
         id=identity,
         created=int(time.time()),
         model=model,
         body=body,
-        prompts=[prompt],
+        prompts=prompts,
         request_ids=[identity],
         limit=limit,
-        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        logprobs=body.alternatives,
     )
     return await generate(app, request, ask, ChatFrame, whole)
 

@@ -13,16 +13,16 @@ from dp_vllm.sim import tokens
 from dp_vllm.sim.app import FINGERPRINT, App, request_id
 from dp_vllm.sim.errors import bad_request
 from dp_vllm.sim.generation import Ask, Frame, generate, logprobs_of
-from dp_vllm.sim.requests import Completion, convert
+from dp_vllm.sim.requests import Completion, read_completion
 from dp_vllm.sim.sequence import Sequence
 
 
 async def completions(app: App, request: web.BaseRequest, value: dict[str, Any]) -> web.StreamResponse:
     """Answer one prompt, or several."""
-    body = convert(value, Completion)
+    body = read_completion(value)
     model = app.model(body.model)
-    prompts = read_prompts(body.prompt)
-    app.check(body, prompts, body.max_tokens)
+    limit = 1 if body.echo and body.max_tokens == 0 else body.max_tokens
+    prompts = app.admit(body, read_prompts(body.prompt), limit)
     identity = "cmpl-" + request_id(request, body.request_id)
     ask = Ask(
         id=identity,
@@ -31,7 +31,7 @@ async def completions(app: App, request: web.BaseRequest, value: dict[str, Any])
         body=body,
         prompts=prompts,
         request_ids=[f"{identity}-{index}" for index in range(len(prompts))],
-        limit=body.max_tokens,
+        limit=limit,
         logprobs=body.logprobs,
     )
     return await generate(app, request, ask, CompletionFrame, whole)
@@ -40,27 +40,21 @@ async def completions(app: App, request: web.BaseRequest, value: dict[str, Any])
 def read_prompts(prompt: str | list[Any] | None) -> list[array[int]]:
     """Text, a list of texts, ids or a list of lists of ids, as lists of ids. Raises Refusal."""
     if isinstance(prompt, str):
-        return [_checked(tokens.encode(prompt))]
+        return [tokens.encode(prompt)]
     if not prompt:
-        raise bad_request("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
+        raise bad_request("You must pass at least one prompt")
     if all(type(part) is int for part in prompt):
         return [_ids(prompt)]
-    return [_checked(tokens.encode(part)) if isinstance(part, str) else _ids(part) for part in prompt]
+    return [tokens.encode(part) if isinstance(part, str) else _ids(part) for part in prompt]
 
 
 def _ids(part: Any) -> array[int]:
     if not isinstance(part, list) or not all(type(token) is int for token in part):
-        raise bad_request("The prompt must be text, a list of texts, token ids, or a list of lists of ids.", "prompt")
+        raise bad_request("The prompt must be text, a list of texts, token ids, or a list of lists of ids.")
     for token in part:
         if not 0 <= token < tokens.VOCABULARY_SIZE:
-            raise bad_request(f"Token id {token} is out of vocabulary", "prompt")
-    return _checked(array("I", part))
-
-
-def _checked(ids: array[int]) -> array[int]:
-    if not ids:
-        raise bad_request("The decoder prompt cannot be empty", "prompt")
-    return ids
+            raise bad_request(f"Token id {token} is out of vocabulary")
+    return array("I", part)
 
 
 def whole(ask: Ask, sequences: list[Sequence], usage: dict[str, Any]) -> dict[str, Any]:

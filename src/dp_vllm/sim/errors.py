@@ -46,8 +46,9 @@ class ForMessages(Refusal):
 class Plain(Refusal):
     """A refusal by the web framework or the key check, which have shapes of their own."""
 
-    def __init__(self, status: int, body: dict[str, Any]) -> None:
+    def __init__(self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         super().__init__(status, str(body))
+        self.headers = headers or {}
         self._plain = body
 
     @property
@@ -59,10 +60,10 @@ def bad_request(message: str, param: str | None = None) -> Refusal:
     return Refusal(400, message, "BadRequestError", param)
 
 
-def invalid(kind: str, where: str, message: str, more: str) -> Invalid:
-    """What is wrong with a body, and where; `more` is what the validation adds, as Python shows it."""
-    text = f"1 validation error:\n  {{'type': {kind!r}, 'loc': {where!r}, 'msg': {message!r}, {more}}}"
-    return Invalid(400, text, "Bad Request", where)
+def bad_value(message: str, parameter: str, value: object = ...) -> Refusal:
+    """What vLLM says of a parameter, with the value if it is given."""
+    shown = "" if value is ... else f", value={value}"
+    return bad_request(f"{message} (parameter={parameter}{shown})", parameter)
 
 
 def no_such_model(name: object, known: list[str]) -> Refusal:
@@ -87,5 +88,10 @@ def not_found() -> Plain:
     return Plain(404, {"detail": "Not Found"})
 
 
-def not_allowed() -> Plain:
-    return Plain(405, {"detail": "Method Not Allowed"})
+def not_allowed(allowed: str) -> Plain:
+    return Plain(405, {"detail": "Method Not Allowed"}, {"allow": allowed})
+
+
+def unreadable() -> Plain:
+    """A body that no JSON reader takes: not UTF-8, too deep, or with too long a number."""
+    return Plain(400, {"detail": "There was an error parsing the body"})

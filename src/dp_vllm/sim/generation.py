@@ -135,9 +135,10 @@ async def answer_one(
     identity: str,
     frames: OneFrames | None,
     whole: Callable[[Sequence], dict[str, Any]],
+    limit_name: str = "max_tokens",
 ) -> web.StreamResponse:
     """Run one prompt and answer it: with these events, or whole if there are none. `identity` is its request's id."""
-    app.check(wanted, [prompt], wanted.max_tokens)
+    [prompt] = app.admit(wanted, [prompt], wanted.max_tokens, limit_name)
     reply = app.reply(wanted, prompt, 0, wanted.max_tokens, model)
     if frames is None:
         sink = Whole()

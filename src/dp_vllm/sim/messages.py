@@ -8,15 +8,27 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from dp_vllm.sim import template, tokens
+from dp_vllm.sim import fields, template, tokens
 from dp_vllm.sim.app import App, request_id
-from dp_vllm.sim.errors import DEAD, bad_request, invalid
+from dp_vllm.sim.errors import DEAD, bad_request
+from dp_vllm.sim.fields import Field, Kind, Problem
 from dp_vllm.sim.generation import answer_one
 from dp_vllm.sim.requests import Generate, convert
 from dp_vllm.sim.sequence import Sequence
 
 _STOP_REASONS: Final = {"stop": "end_turn", "length": "max_tokens"}
 """Of anything else, `abort` too, vLLM says null in a stream, and nothing in a whole answer."""
+
+
+_COUNTED: Final = (Field("model", Kind.TEXT, required=True), Field("messages", Kind.ANY, required=True))
+_FIELDS: Final = (
+    *_COUNTED,
+    Field("max_tokens", Kind.WHOLE, required=True),
+    Field("stop_sequences", Kind.STOPS, nullable=True),
+    Field("stream", Kind.SWITCH, nullable=True),
+    *(Field(name, Kind.NUMBER, nullable=True) for name in ("temperature", "top_p")),
+    Field("top_k", Kind.WHOLE, nullable=True),
+)
 
 
 class Messages(msgspec.Struct, kw_only=True):
@@ -27,25 +39,41 @@ class Messages(msgspec.Struct, kw_only=True):
     stop_sequences: list[str] | None = None
     stream: bool | None = False
     tools: list[dict[str, Any]] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
 
 
 async def messages(app: App, request: web.BaseRequest, value: dict[str, Any]) -> web.StreamResponse:
     """Answer one message."""
-    body = convert(value, Messages)
+    body = convert(fields.read(value, _FIELDS), Messages)
+    if body.max_tokens is not None and body.max_tokens < 1:
+        error = ValueError("max_tokens must be positive")
+        given = value["max_tokens"]
+        raise fields.refusal(
+            [Problem("value_error", "body.max_tokens", f"Value error, {error}", given, {"error": error})]
+        )
     model = app.model(body.model)
-    if body.max_tokens is None:
-        raise invalid("missing", "body.max_tokens", "Field required", "'input': '<dict>'")
-    wanted = Generate(stop=body.stop_sequences, max_tokens=body.max_tokens)
+    wanted = Generate(
+        stop=body.stop_sequences,
+        max_tokens=body.max_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+    )
     identity = "chatcmpl-" + request_id(request)
     frames = MessageFrames(identity, model)
     streamed = frames if body.stream else None
     prompt = _prompt(body)
-    return await answer_one(app, request, prompt, wanted, model, identity, streamed, lambda one: _whole(frames, one))
+    named = "max_completion_tokens"  # vLLM turns the request into a chat
+    return await answer_one(
+        app, request, prompt, wanted, model, identity, streamed, lambda one: _whole(frames, one), named
+    )
 
 
 async def count_tokens(app: App, request: web.BaseRequest, value: dict[str, Any]) -> web.StreamResponse:
     """How long the prompt would be."""
-    body = convert(value, Messages)
+    body = convert(fields.read(value, _COUNTED), Messages)
     app.model(body.model)
     count = len(_prompt(body))
     return app.json({"input_tokens": count, "context_management": {"original_input_tokens": count}})

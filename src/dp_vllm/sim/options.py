@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from dp_vllm.engine.flags import Flag, Flags, Takes, vllm_flags
 from dp_vllm.errors import BadSettings
 from dp_vllm.sim import config_file, faults, settings
+from dp_vllm.sim.cors import Cors
 from dp_vllm.sim.engine import Limits, Pace
 from dp_vllm.sim.faults import Fault
 
@@ -39,6 +42,7 @@ class Api:
     docs: bool
     access_log: bool
     unlogged_paths: frozenset[str]
+    cors: Cors
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ class Features:
     scale_out: bool
     tokens_only: bool
     log_stats: bool
+    reasoning: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,7 @@ class Options:
     limits: Limits
     pace: Pace
     seed: int
+    max_logprobs: int
     adapters: tuple[tuple[str, str], ...]
     shutdown_timeout_seconds: float
     load_seconds: float
@@ -94,6 +100,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
         limits=_limits(flags, own),
         pace=Pace(own["prefill-tokens-per-second"], own["decode-step-seconds"], own["decode-growth-seconds"]),
         seed=flags.whole("--seed", 0),
+        max_logprobs=flags.whole("--max-logprobs", 20),
         adapters=tuple(_adapter(text) for text in flags.texts("--lora-modules")),
         shutdown_timeout_seconds=flags.number("--shutdown-timeout", 0.0),
         load_seconds=own["load-seconds"],
@@ -134,6 +141,25 @@ def _api(flags: "_Flags", environment: Mapping[str, str]) -> Api:
         docs=not flags.is_on("--disable-fastapi-docs"),
         access_log=not flags.is_on("--disable-uvicorn-access-log"),
         unlogged_paths=frozenset((flags.text("--disable-access-log-for-endpoints") or "").split(",")),
+        cors=_cors(flags),
+    )
+
+
+def _cors(flags: "_Flags") -> Cors:
+    def texts(name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+        given = flags.text(name)
+        if given is None:
+            return default
+        try:
+            return msgspec.json.decode(given, type=tuple[str, ...])
+        except msgspec.DecodeError as error:
+            raise BadSettings(f"{name}: {given!r} is not a JSON list of texts, such as '[\"*\"]'") from error
+
+    return Cors(
+        texts("--allowed-origins", ()),
+        texts("--allowed-methods", ("*",)),
+        texts("--allowed-headers", ("*",)),
+        credentials=flags.is_on("--allow-credentials"),
     )
 
 
@@ -154,6 +180,7 @@ def _features(flags: "_Flags", environment: Mapping[str, str]) -> Features:
         scale_out=flags.is_on("--enable-scale-out") or flags.is_on("--tokens-only"),
         tokens_only=flags.is_on("--tokens-only"),
         log_stats=not flags.is_on("--disable-log-stats"),
+        reasoning=bool(flags.text("--reasoning-parser") or flags.text("--reasoning-config")),
     )
 
 

@@ -133,7 +133,7 @@ async def rerank(app: App, request: web.BaseRequest, value: dict[str, Any]) -> w
 
 async def _compute(app: App, request: web.BaseRequest, prompts: list[array[int]], model: str) -> dict[str, Any]:
     """Take the engine's time for these prompts; the counts."""
-    app.check_room(prompts, None)
+    app.check_room(prompts)
     sinks = [Whole() for _ in prompts]
     sequences = [
         app.sequence(request, prompt, silent_reply(model), sink, model, "")

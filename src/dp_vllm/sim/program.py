@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import sys
+from http import HTTPStatus
 
 from aiohttp import web
 
@@ -14,6 +15,7 @@ from dp_vllm.sim import listen, loading
 from dp_vllm.sim.app import App
 from dp_vllm.sim.control import Control
 from dp_vllm.sim.engine import Engine
+from dp_vllm.sim.errors import Refusal
 from dp_vllm.sim.lifecycle import Lifecycle
 from dp_vllm.sim.metrics import Metrics
 from dp_vllm.sim.options import Options
@@ -23,7 +25,9 @@ from dp_vllm.sim.steps import Steps
 _log = logging.getLogger("dp_vllm.sim")
 _MAX_BODY_BYTES = 256 * 1024 * 1024
 _MAX_LINE_BYTES = 64 * 1024
-"""Of the request line or a header, as uvicorn allows."""
+"""Of the request line, as httptools allows."""
+_MAX_HEAD_BYTES = 64 * 1024 * 1024
+"""Of headers, which httptools does not bound."""
 
 
 def run(given: Options, listener: socket.socket) -> int:
@@ -71,18 +75,50 @@ async def _serve(given: Options, listener: socket.socket, life: Lifecycle, group
         task.cancel()
 
 
+class _Connection(web.RequestHandler):
+    """A connection whose own errors look like uvicorn's and vLLM's."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """An answer to what is no request, or to one whose handler failed."""
+        response: web.StreamResponse = super().handle_error(request, status, exc, message)
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            response = web.Response(status=HTTPStatus.BAD_REQUEST, text="Invalid HTTP request received.")
+        else:
+            body = Refusal(status, str(exc or ""), "InternalServerError").body
+            response = web.Response(status=status, body=body, content_type="application/json")
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    """Makes such connections."""
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
 def _protocol(handler: Handler, given: Options) -> web.Server:
     loop = asyncio.get_running_loop()
 
     def request(message, payload, protocol, writer, task) -> web.BaseRequest:  # type: ignore[no-untyped-def]
         return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=_MAX_BODY_BYTES)
 
-    return web.Server(
+    return _Server(
         handler,
         request_factory=request,
         access_log=None,
         handler_cancellation=True,
         keepalive_timeout=given.api.idle_seconds,
         max_line_size=_MAX_LINE_BYTES,
-        max_field_size=_MAX_LINE_BYTES,
+        max_field_size=_MAX_HEAD_BYTES,
+        max_headers=_MAX_HEAD_BYTES,
+        auto_decompress=False,
     )

@@ -10,17 +10,39 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from dp_vllm.sim import errors, template, tokens
+from dp_vllm.sim import errors, fields, template, tokens
 from dp_vllm.sim.app import App, Kept
+from dp_vllm.sim.fields import INT64_LEAST, INT64_MOST, Field, Kind
 from dp_vllm.sim.generation import answer_one
 from dp_vllm.sim.requests import Generate, convert
 from dp_vllm.sim.sequence import Sequence
 
+_LIMIT: Final = "max_output_tokens"
 _ALWAYS_NULL: Final = (
     *("max_tool_calls", "prompt", "reasoning", "text", "top_logprobs", "usage", "user"),
     *("kv_transfer_params", "ec_transfer_params", "input_messages", "output_messages"),
 )
 """Fields of a response that have a value in no answer given here, but `usage` at its end."""
+
+
+_FIELDS: Final = (
+    Field("background", Kind.SWITCH, nullable=True),
+    Field("input", Kind.ANY, required=True),
+    Field("max_output_tokens", Kind.WHOLE, nullable=True),
+    Field("max_tool_calls", Kind.WHOLE, nullable=True),
+    Field("model", Kind.TEXT, nullable=True),
+    Field("store", Kind.SWITCH, nullable=True),
+    Field("stream", Kind.SWITCH, nullable=True),
+    Field("temperature", Kind.NUMBER, nullable=True),
+    Field("top_logprobs", Kind.WHOLE, nullable=True),
+    Field("top_p", Kind.NUMBER, nullable=True),
+    Field("top_k", Kind.WHOLE, nullable=True),
+    Field("min_p", Kind.NUMBER, nullable=True),
+    Field("request_id", Kind.TEXT),
+    Field("priority", Kind.WHOLE, least=INT64_LEAST, most=INT64_MOST),
+    Field("seed", Kind.WHOLE, nullable=True, least=INT64_LEAST, most=INT64_MOST),
+    Field("repetition_penalty", Kind.NUMBER, nullable=True),
+)
 
 
 class Ask(msgspec.Struct, kw_only=True):
@@ -36,6 +58,9 @@ class Ask(msgspec.Struct, kw_only=True):
     seed: int | None = None
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     tools: list[dict[str, Any]] = []
     tool_choice: Any = "auto"
     metadata: dict[str, Any] | None = None
@@ -43,13 +68,21 @@ class Ask(msgspec.Struct, kw_only=True):
 
 async def create(app: App, request: web.BaseRequest, value: dict[str, Any]) -> web.StreamResponse:
     """Answer one request, streamed, whole, or later (`background`)."""
-    body = convert(value, Ask)
+    body = convert(fields.read(value, _FIELDS), Ask)
     model, keep = app.model(body.model), app.options.features.response_store and body.store is not False
     if body.background and not keep:
         raise errors.bad_request("background can only be used when `store` is true", "background")
     frames = ResponseFrames(body, model, app.options.reply_tokens)
     prompt = tokens.encode(template.render(_messages(app, body)))
-    wanted = Generate(seed=body.seed, max_tokens=body.max_output_tokens)
+    wanted = Generate(
+        seed=body.seed,
+        max_tokens=body.max_output_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        min_p=body.min_p,
+        repetition_penalty=body.repetition_penalty,
+    )
 
     def whole(sequence: Sequence) -> dict[str, Any]:
         answer = frames.whole(sequence)
@@ -60,10 +93,10 @@ async def create(app: App, request: web.BaseRequest, value: dict[str, Any]) -> w
     frames.keep = whole
     if not body.background:
         streamed = frames if body.stream else None
-        return await answer_one(app, request, prompt, wanted, model, f"{frames.id}_0", streamed, whole)
+        return await answer_one(app, request, prompt, wanted, model, f"{frames.id}_0", streamed, whole, _LIMIT)
     queued = frames.response("queued")
     app.keep(queued, [])
-    work = answer_one(app, request, prompt, wanted, model, f"{frames.id}_0", None, whole)
+    work = answer_one(app, request, prompt, wanted, model, f"{frames.id}_0", None, whole, _LIMIT)
     app.background[frames.id] = app.group.create_task(_later(app, frames, work))
     return app.json(queued)
 

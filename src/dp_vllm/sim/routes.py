@@ -32,6 +32,13 @@ class Route:
     """It needs the engine: refused while draining, counted in `/load`."""
     described: bool = True
     """It is in `/openapi.json`."""
+    head: bool = False
+    """It answers HEAD too."""
+
+    @property
+    def allowed(self) -> str:
+        """Its methods, as a 405 lists them."""
+        return f"{self.method}, HEAD" if self.head else self.method
 
 
 def routes(options: Options) -> list[Route]:
@@ -80,23 +87,23 @@ def _get(path: str, handler: Plain) -> Route:
     return Route("GET", path, handler)
 
 
+_METRICS = _get("/metrics", about.metrics)
+"""vLLM answers it on every path that begins so, whatever the method."""
 _ABOUT = (
     _get("/health", about.health),
     _get("/ping", about.health),
     _post("/ping", about.health),
     _get("/version", about.version),
     _get("/load", about.load),
-    _get("/metrics", about.metrics),
+    _METRICS,
     _get("/kv_event_sources", about.kv_event_sources),
     _get("/v1/models", models.models),
     Route("POST", "/tokenize", with_body=tokenizing.tokenize),
     Route("POST", "/detokenize", with_body=tokenizing.detokenize),
 )
 _DOCS = (
-    _get("/openapi.json", docs.openapi),
-    _get("/docs", docs.page),
-    _get("/docs/oauth2-redirect", docs.page),
-    _get("/redoc", docs.page),
+    Route("GET", "/openapi.json", docs.openapi, head=True),
+    *(Route("GET", path, docs.page, head=True) for path in ("/docs", "/docs/oauth2-redirect", "/redoc")),
 )
 _GENERATION = (
     _work("/v1/chat/completions", chat),
@@ -151,8 +158,14 @@ class Table:
 
     def __init__(self, rows: Iterable[Route]) -> None:
         self.rows = list(rows)
-        self._exact = {(row.method, row.path): row for row in self.rows if "{" not in row.path}
-        self._paths = {row.path for row in self.rows}
+        self._exact: dict[tuple[str, str], Route] = {}
+        self._allowed: dict[str, str] = {}
+        """What a 405 says of each path: of its first route alone, as Starlette does."""
+        for row in self.rows:
+            if "{" not in row.path:
+                for method in row.allowed.split(", "):
+                    self._exact.setdefault((method, row.path), row)
+                self._allowed.setdefault(row.path, row.allowed)
         self._patterns = [
             (row, re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", row.path))) for row in self.rows if "{" in row.path
         ]
@@ -162,10 +175,16 @@ class Table:
         row = self._exact.get((method, path))
         if row is not None:
             return row, {}
-        known = path in self._paths
+        if path.startswith(_METRICS.path):
+            return _METRICS, {}
+        allowed = self._allowed.get(path, "")
         for row, pattern in self._patterns:
             match = pattern.fullmatch(path)
             if match and row.method == method:
                 return row, match.groupdict()
-            known = known or match is not None
-        raise errors.not_allowed() if known else errors.not_found()
+            allowed = allowed or (row.allowed if match else "")
+        raise errors.not_allowed(allowed) if allowed else errors.not_found()
+
+    def knows(self, path: str) -> bool:
+        """Whether some method of this path is answered."""
+        return path in self._allowed or any(pattern.fullmatch(path) for _, pattern in self._patterns)

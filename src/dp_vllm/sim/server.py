@@ -8,11 +8,12 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import TypeAlias
 
 from aiohttp import web
 
-from dp_vllm.sim import errors
+from dp_vllm.sim import errors, target
 from dp_vllm.sim.app import App
 from dp_vllm.sim.breakage import strike_body, strike_head
 from dp_vllm.sim.faults import BODY, HEAD
@@ -21,6 +22,8 @@ from dp_vllm.sim.routes import Route, Table, routes
 
 _GUARDED = ("/v1", "/v2", "/inference", "/cohere")
 """Only below these does vLLM ask for a key."""
+_TRUSTED = "127.0.0.1"
+"""The only peer whose `X-Forwarded-Proto` uvicorn believes by default."""
 
 Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -49,12 +52,15 @@ class Server:
         if self._api.request_id_headers:
             headers["x-request-id"] = request.headers.get("X-Request-Id") or uuid.uuid4().hex
         request["route"] = "none"
+        request["target"] = target.read(request.raw_path)
         self.in_flight += 1
         self.idle.clear()
         try:
             response = await self._answer(request)
         except errors.Refusal as refusal:
             response = _refused(refusal, request["route"])
+            if refusal.status == HTTPStatus.NOT_FOUND and request["route"] == "none":
+                response = self._redirected(request) or response
         finally:
             self.in_flight -= 1
             if not self.in_flight:
@@ -73,6 +79,10 @@ class Server:
             return await self._control(request)
         if self._keys and request.method != "OPTIONS" and path.startswith(_GUARDED):
             self._check_key(request)
+        preflight = self._api.cors.preflight(request.method, request.headers)
+        if preflight is not None:
+            return preflight
+        request["headers"] |= self._api.cors.of_answer(request.headers.get("Origin"))
         route, request["names"] = self._table.find(request.method, path)
         request["route"] = route.path
         if route.works:
@@ -102,6 +112,8 @@ class Server:
         if route.plain is not None:
             return await route.plain(self._app, request)
         assert route.with_body is not None
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # to HTTP/1.0 too, as uvicorn does
         body = read_json(await request.read(), request.headers.get("Content-Type", ""))
         return await route.with_body(self._app, request, body)
 
@@ -117,8 +129,21 @@ class Server:
 
     def _path(self, request: web.BaseRequest) -> str:
         """With and without the root path."""
-        path, root = request.path, self._api.root_path
+        path: str = request["target"].path
+        root = self._api.root_path
         return path[len(root) :] if root and path.startswith(root + "/") else path
+
+    def _redirected(self, request: web.BaseRequest) -> web.Response | None:
+        """To the path without slashes at its end, if that is a route's."""
+        path = self._path(request)
+        if not path.endswith("/") or not self._table.knows(path.rstrip("/")):
+            return None
+        forwarded = request.headers.get("X-Forwarded-Proto", "").strip()
+        scheme = forwarded if forwarded in ("http", "https") and request.remote == _TRUSTED else "http"
+        address = request.transport.get_extra_info("sockname") if request.transport else None
+        server = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else None
+        where = target.location(request["target"], scheme, request.headers.get("Host"), server)
+        return web.Response(status=HTTPStatus.TEMPORARY_REDIRECT, headers={"location": where})
 
     def _check_key(self, request: web.BaseRequest) -> None:
         kind, _, key = request.headers.get("Authorization", "").partition(" ")
@@ -130,7 +155,8 @@ def _refused(refusal: errors.Refusal, route: str) -> web.Response:
     """In the shape of the route's dialect; the framework's refusals are the same for all."""
     if route.startswith("/v1/messages") and not isinstance(refusal, errors.Plain | errors.Invalid):
         refusal = errors.ForMessages(refusal)
-    return web.Response(body=refusal.body, status=refusal.status, content_type="application/json")
+    headers = refusal.headers if isinstance(refusal, errors.Plain) else None
+    return web.Response(body=refusal.body, status=refusal.status, headers=headers, content_type="application/json")
 
 
 def _digest(key: str) -> bytes:
