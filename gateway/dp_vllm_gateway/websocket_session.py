@@ -2,6 +2,9 @@
 
 It ends when either side ends it, when a side answers no ping, when no message passes for a while, and when its messages
 take more than its API key's share of the gateway's memory.
+
+Of what aiohttp does not publish, it relies on `_post_start()`, which gives the reader what came with the handshake
+(`_message_tail`), and on `_payload_parser`, the reader that is given all that comes later.
 """
 
 import asyncio
@@ -48,11 +51,7 @@ class End(NamedTuple):
 
 
 class MeteredClient(web.WebSocketResponse[bool]):
-    """The client's side; it reports all bytes that come before they are read.
-
-    It relies on aiohttp's `_post_start()`, which reads what came with the handshake (`_message_tail`), and on
-    `_payload_parser`, which is given all that comes later.
-    """
+    """The client's side; it reports all bytes that come before they are read."""
 
     def __init__(self, on_data: Callable[[bytes], None], **given: Any) -> None:
         super().__init__(**given)

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from aiohttp.web_protocol import RequestHandler
 
-from dp_vllm_gateway import clients, relay
+from dp_vllm_gateway import clients, relay, websocket_session
 from dp_vllm_gateway.asked import Asked
 from dp_vllm_gateway.relay import Relay
 
@@ -76,7 +76,7 @@ def private_names(tree: ast.Module) -> set[str]:
     return {name for name in used - defined - stored if name.startswith("_") and not name.startswith("__")}
 
 
-@pytest.mark.parametrize("module", [relay, clients])
+@pytest.mark.parametrize("module", [relay, clients, websocket_session])
 async def test_every_private_that_is_used_is_named_in_the_docstring_and_there(module: ModuleType) -> None:
     async def look(asked: Asked, relayed: Relay) -> None:
         there.update(dir(relayed._client))
