@@ -92,8 +92,12 @@ class Proxy:
     # choosing
 
     def _is_queued_for(self, out: Outgoing, tried: list[str]) -> bool:
-        """Whether others wait for what this one wants. What has been sent once is sent again at once."""
-        return self.queue.requests > 0 and not tried and self.queue.holds(self._line_of(out))
+        """Whether others wait for what this one wants. What has been sent once is sent again at once.
+
+        What is about a response that exists, such as its cancellation, has no prompt and waits for nothing.
+        """
+        waits = self.queue.requests > 0 and not tried and out.route.reach is not Reach.HOME
+        return waits and self.queue.holds(self._line_of(out))
 
     def _line_of(self, out: Outgoing) -> str | None:
         """Which line it would wait in: one for each model."""
@@ -134,9 +138,15 @@ class Proxy:
 
     def _anyway(self, facts: Facts) -> Choice[Member] | None:
         """Where a request may go that should not wait any longer, however much is to be read there; None: nowhere."""
-        return self._route(self._pool.candidates(facts), facts)
+        candidates, home = self._pool.candidates(facts), self._home(facts.previous_response)
+        if home is not None:
+            return _home_choice([home] if home in candidates else [])
+        return self._route(candidates, facts)
 
     def _route_prospect(self, crowd: Sequence[Prospect[Member]], facts: Facts) -> Choice[Prospect[Member]] | None:
+        home = self._home(facts.previous_response)
+        if home is not None:
+            return _home_choice([prospect for prospect in crowd if prospect.of is home])
         if self._pool.several_models:
             crowd = [prospect for prospect in crowd if prospect.of.knows(facts.model)]
         return self._router.choose(crowd, facts, watched=True)
@@ -149,9 +159,14 @@ class Proxy:
 
         What has been sent once is sent again whether or not there is room: it has had its turn.
         """
-        if not tried and (home := self._home(out)):
-            return Choice(home, "home", views=views([home]))
         facts = out.facts
+        if not tried and out.route.reach is Reach.HOME:
+            home = self._home(parameter(out.route, out.target.partition("?")[0]))
+            if home is not None:
+                return _home_choice([home])
+        if not tried and (home := self._home(facts.previous_response)) is not None:
+            has_room = home in self._pool.candidates(facts) and self._pool.fits(home, facts.tokens)
+            return _home_choice([home] if has_room else [])
         choice = self._route(self._pool.candidates(facts, tried, full=bool(tried)), facts)
         if choice is not None:
             fits = tried or self._pool.fits(choice.picked, facts.tokens - choice.cached_tokens)
@@ -163,13 +178,11 @@ class Proxy:
     def _route(self, candidates: Sequence[Candidate], facts: Facts) -> Choice[Candidate] | None:
         return self._router.choose(candidates, facts, watched=self.decisions.wants(self._loop.time()))
 
-    def _home(self, out: Outgoing) -> Member | None:
-        if out.route.reach is Reach.HOME:
-            name = self.homes.of(parameter(out.route, out.target.partition("?")[0]))
-        elif out.facts.previous_response is not None:
-            name = self.homes.of(out.facts.previous_response)
-        else:
+    def _home(self, response: str | None) -> Member | None:
+        """The replica that alone knows this response, if there is one and it is available."""
+        if response is None:
             return None
+        name = self.homes.of(response)
         member = self._pool.member(name) if name is not None else None
         return member if member is not None and member.available else None
 
@@ -286,3 +299,8 @@ def _judged(out: Outgoing, outcome: Outcome) -> Outcome:
     if failure is None:
         return outcome
     return Aborted(outcome) if failure is Failure.ABORTED else Failed(failure, f"status {outcome.status}")
+
+
+def _home_choice(homes: Sequence[Candidate]) -> Choice[Candidate] | None:
+    """The only one that a request may go to, or none."""
+    return Choice(homes[0], "home", views=views(homes)) if homes else None

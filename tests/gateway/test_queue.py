@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import programs
@@ -264,3 +265,44 @@ def test_a_gateway_that_ends_lets_those_who_wait_have_their_turn(tmp_path: Path)
             assert program.wait() == 0
         for line in lines:
             line.close()
+
+
+def test_who_continues_a_response_waits_for_the_replica_that_made_it_and_a_cancellation_waits_for_nothing(
+    tmp_path: Path,
+) -> None:
+    response = scripted.whole(200, {"id": "resp_1", "object": "response"})
+
+    def made(peer: Peer, asked: Asked) -> None:
+        peer.send(response)
+
+    def busy(held: Held, peer: Peer, asked: Asked) -> None:
+        peer.send(response) if asked.target.endswith("/cancel") else held(peer, asked)
+
+    helds, admin = (Held(), Held()), tmp_path / "admin"
+    json_type = {"content-type": "application/json"}
+    with scripted.engine(made) as first, scripted.engine(made) as second:
+        engines = (first, second)
+        flags = (*BUSY, "--policy", "round-robin", "--admin-socket", str(admin))
+        with scripted.gateway(tmp_path, engines, *flags) as program:
+            home = wire.ask(program.url, "POST", "/v1/responses", {"input": "x"}).replica
+            assert home is not None
+            for engine, held in zip(engines, helds, strict=True):
+                engine.script = partial(busy, held)
+            one = Scene(program, f"unix:{admin}", engines[int(home)], helds[int(home)])
+            other = 1 - int(home)
+            lines = [one.ask("a"), one.ask("b"), one.ask("waits")]
+            body = b'{"input": "y", "previous_response_id": "resp_1"}'
+            lines.append(wire.Line(program.url))
+            lines[3].send(wire.request("POST", "/v1/responses", body, json_type))
+            programs.wait_until(lambda: one.state() == {"in_flight": 2, "queued": 2}, "both wait")
+            cancelled = wire.ask(program.url, "POST", "/v1/responses/resp_1/cancel")
+            assert (cancelled.status, cancelled.replica) == (200, home)
+            helds[other].go.release(2)
+            assert lines[2].answer("POST").replica == str(other)
+            programs.wait_until(lambda: one.state() == {"in_flight": 1, "queued": 1}, "the other replica is free")
+            helds[int(home)].go.release(2)
+            assert (answer := lines[3].answer("POST")).replica == home
+            assert answer.headers["x-dp-vllm-reason"] == "home"
+            for line in lines:
+                line.close()
+            programs.wait_until(lambda: one.known() == 0, "nothing is in flight")
