@@ -120,6 +120,11 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
     type=click.Path(path_type=Path),
     help="Keys, read again when it changes: a line is KEY, `NAME: KEY` or `NAME (admin): KEY`.",
 )
+@click.option(
+    "--admin-api-key-file",
+    type=click.Path(path_type=Path),
+    help="Such a file with administrators' keys alone: other rights than those on --api-key-file may guard it.",
+)
 @click.option("--replica-api-key", metavar="KEY", callback=_key, help="The key that the engines want.")
 @click.option(
     "--replica-api-key-file", type=click.Path(path_type=Path), help="A file with that key: other users see a flag."
@@ -208,6 +213,7 @@ def _config(given: dict[str, Any]) -> GatewayConfig:
         api_keys=given["api_keys"] or (() if given["api_key_file"] else api_keys.of_environment(os.environ)),
         admin_api_keys=given["admin_api_keys"] or api_keys.of_variable(os.environ, names.ADMIN_API_KEY_VARIABLE),
         api_key_file=given["api_key_file"],
+        admin_api_key_file=given["admin_api_key_file"],
         replica_api_key=replica_key(given["replica_api_key"], given["replica_api_key_file"]),
         policy=Policy(given["policy"]),
         prefix_weight=given["prefix_weight"],

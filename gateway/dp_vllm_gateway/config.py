@@ -130,6 +130,7 @@ class GatewayConfig:
     admin_api_keys: tuple[str, ...] = ()
     """Keys that may do more: without any, every key may."""
     api_key_file: Path | None = None
+    admin_api_key_file: Path | None = None
     replica_api_key: str | None = None
     policy: Policy = DEFAULT_POLICY
     prefix_weight: float = PREFIX_WEIGHT

@@ -59,7 +59,7 @@ def _journal(config: GatewayConfig) -> Iterator[Journal | None]:
 
 async def _serve(config: GatewayConfig, journal: Journal | None, place: Place | None) -> None:
     loop = asyncio.get_running_loop()
-    keys = Keys(config.api_keys, config.api_key_file, config.admin_api_keys)
+    keys = Keys(config.api_keys, config.api_key_file, config.admin_api_keys, config.admin_api_key_file)
     if config.kubernetes is None:  # in a cluster the Secret may come later
         keys.demand_usable()
     limits = config.limits

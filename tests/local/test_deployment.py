@@ -156,6 +156,12 @@ def test_a_key_file_of_the_users_is_read_by_the_gateway_itself(tmp_path: Path) -
     assert deployment.files == {}
     assert deployment.gateway.argv[-2:] == ("--api-key-file", str(file))
 
+    deployment = deployed(tmp_path, "m", "--engine", "sim", "--api-key-file", str(file), "--admin-api-key", "x")
+    given = deployment.directory.keys
+    assert deployment.files == {given: "admin1 (admin): x\n"}
+    flags = ("--api-key-file", str(file), "--admin-api-key-file", str(given))
+    assert deployment.gateway.argv[-4:] == flags
+
 
 def test_engines_get_a_copy_of_the_config_file_without_ours(tmp_path: Path) -> None:
     file = tmp_path / "serve.yaml"

@@ -182,6 +182,10 @@ KEYS = {"apiKeySecretRef": {"name": "keys"}}
             "models.yaml:8: b: clients would call it org/a, as a in ",
         ),
         ([dpmodel("a", **KEYS)], "models.yaml:1: a: spec.apiKeySecretRef: clients are to need a key, and Secrets"),
+        (
+            [dpmodel("a", adminApiKeySecretRef={"name": "keys"})],
+            "models.yaml:1: a: spec.adminApiKeySecretRef: changes are to need an administrator's key, and Secrets",
+        ),
         ([dpmodel("a", replicas=0)], "models.yaml:1: a: spec.replicas: 0 would serve nothing; leave it out"),
         (
             [dpmodel("a", engine={"env": [{"name": "T", "valueFrom": {"x": 1}}]})],

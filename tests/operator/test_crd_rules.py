@@ -98,7 +98,7 @@ CASES = [
     *(text(at, "500m", "500m", "1/2") for at in AMOUNTS),
     *(
         Case(f"spec.{ref}.{part}", says, {ref: {"name": "a", part: right}}, {ref: {"name": "a", part: wrong}})
-        for ref in ("hfTokenSecretRef", "apiKeySecretRef")
+        for ref in ("hfTokenSecretRef", "apiKeySecretRef", "adminApiKeySecretRef")
         for part, says, right, wrong in (("name", "small letters", "a", "A"), ("key", "a key", "a_B", "a b"))
     ),
     Case(

@@ -5,15 +5,18 @@ from typing import Any, Final
 from msgspec import UNSET
 
 from dp_vllm import names
+from dp_vllm.spec import AdminApiKeysKey, ApiKeysKey
 from dp_vllm_operator.model import Model
 from dp_vllm_operator.render import lost_node
 from dp_vllm_operator.settings import ALL_IPV4, Settings
 
 Json = dict[str, Any]
+KeysRef = ApiKeysKey | AdminApiKeysKey
 
 GATEWAYS: Final = 2
 """So many are made where the spec leaves the number to others."""
-_KEYS: Final = "/etc/dp-vllm/api-keys"
+_KEYS: Final = "/etc/dp-vllm/{}"
+"""Where the file `keys` of a volume is."""
 _ADMIN_SOCKET: Final = "/dev/shm/dp-vllm-admin.sock"  # noqa: S108 - 0600, and nobody else is in the container
 """Every container has this place, also with a read-only root. A volume would make `kubectl drain` ask for a flag."""
 _UNHEARD_SECONDS: Final = 10
@@ -74,10 +77,20 @@ def _pod(model: Model, settings: Settings) -> Json:
         "tolerations": lost_node.tolerations(),
         "containers": [_container(model, settings)],
     }
-    if (keys := model.spec.api_key_secret_ref) is not UNSET:
-        secret = {"secretName": keys.name, "items": [{"key": keys.key, "path": "keys"}], "optional": True}
-        pod["volumes"] = [{"name": "api-keys", "secret": secret}]
+    if volumes := [_volume(name, ref) for name, ref in _key_files(model).items()]:
+        pod["volumes"] = volumes
     return pod
+
+
+def _key_files(model: Model) -> dict[str, KeysRef]:
+    """The files of keys, by the names of their volumes."""
+    refs = {"api-keys": model.spec.api_key_secret_ref, "admin-api-keys": model.spec.admin_api_key_secret_ref}
+    return {name: ref for name, ref in refs.items() if ref is not UNSET}
+
+
+def _volume(name: str, ref: KeysRef) -> Json:
+    secret = {"secretName": ref.name, "items": [{"key": ref.key, "path": "keys"}], "optional": True}
+    return {"name": name, "secret": secret}
 
 
 def _container(model: Model, settings: Settings) -> Json:
@@ -108,14 +121,15 @@ def _container(model: Model, settings: Settings) -> Json:
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
-    if model.spec.api_key_secret_ref is not UNSET:
-        container["volumeMounts"] = [{"name": "api-keys", "mountPath": _KEYS, "readOnly": True}]
+    if mounts := [{"name": name, "mountPath": _KEYS.format(name), "readOnly": True} for name in _key_files(model)]:
+        container["volumeMounts"] = mounts
     return container
 
 
 def _args(model: Model, settings: Settings) -> list[str]:
     host = ["--host", settings.listen_address] if settings.listen_address != ALL_IPV4 else []
-    keys = ["--api-key-file", f"{_KEYS}/keys"] if model.spec.api_key_secret_ref is not UNSET else []
+    flags = {"api-keys": "--api-key-file", "admin-api-keys": "--admin-api-key-file"}
+    keys = [word for name in _key_files(model) for word in (flags[name], f"{_KEYS.format(name)}/keys")]
     return [
         *("--kubernetes-model", model.name),
         *host,

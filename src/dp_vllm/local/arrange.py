@@ -183,13 +183,15 @@ def _key_file(settings: Settings) -> str:
 
 
 def _gateway(settings: Settings, directory: RunDirectory, environ: Mapping[str, str]) -> Command:
-    keys = directory.keys if _has_given_keys(settings) else settings.api_key_file
+    keys = settings.api_key_file or (directory.keys if _has_given_keys(settings) else None)
+    admin_keys = directory.keys if settings.api_key_file and settings.admin_api_key else None
     return Command(
         argv=(
             *(sys.executable, "-I", "-m", "dp_vllm_gateway"),
             *("--endpoints-file", str(directory.endpoints), "--admin-socket", str(directory.admin_socket)),
             *(("--api-key-file", str(keys)) if keys else ()),
             *(("--host", settings.host) if settings.host else ()),  # of --metrics-port
+            *(("--admin-api-key-file", str(admin_keys)) if admin_keys else ()),
             *settings.gateway_words,
         ),
         variables={},

@@ -111,8 +111,10 @@ def models_of(
     """
     if held is None:
         return (models.typed(asked, config),), ()
-    keys = bool(asked.settings.api_key or asked.settings.admin_api_key or asked.settings.api_key_file)
-    found = models.written(held.models, environ, keys=keys)
+    settings = asked.settings
+    admin_keys = bool(settings.admin_api_key or settings.api_key_file)
+    keys = admin_keys or bool(settings.api_key)
+    found = models.written(held.models, environ, keys=keys, admin_keys=admin_keys)
     return found, (*held.left_out, *filter(None, map(models.left_out, held.models)))
 
 

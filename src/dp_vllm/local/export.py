@@ -18,7 +18,9 @@ from dp_vllm.spec.references import escaped
 _NO_FIELD: Final = "a DPModel has no field for it"
 _SERVICE: Final = "clients use the model's Service, and spec.gateway.service says its port"
 _KEYS: Final = "put the keys into a Secret, one a line under the key `api-keys`, and name it in spec.apiKeySecretRef"
-_ADMIN_KEYS: Final = "mark these keys in the Secret that spec.apiKeySecretRef names: `NAME (admin): KEY`"
+_ADMIN_KEYS: Final = (
+    "put the keys into a Secret, one a line under the key `admin-api-keys`, and name it in spec.adminApiKeySecretRef"
+)
 _SECRETS: Final = "give it to the engine as a variable in spec.engine.env, with valueFrom.secretKeyRef"
 _GPUS: Final = "the cluster chooses the GPUs of each pod"
 _TLS: Final = "TLS belongs before the Service, as in an Ingress"

@@ -81,8 +81,10 @@ def seeded(model: Model, config: ConfigFile | None) -> Model:
     return replace(model, first_seed=int(given))
 
 
-def written(documents: Sequence[Document], environ: Mapping[str, str], *, keys: bool) -> tuple[Model, ...]:
-    """The models of DPModel objects; `keys` says whether the endpoint asks for one.
+def written(
+    documents: Sequence[Document], environ: Mapping[str, str], *, keys: bool, admin_keys: bool = False
+) -> tuple[Model, ...]:
+    """The models of DPModel objects; `keys` and `admin_keys` say whether the endpoint has such keys.
 
     Raises BadSettings for objects that cannot be served together, and for what only a cluster can give.
     """
@@ -92,6 +94,11 @@ def written(documents: Sequence[Document], environ: Mapping[str, str], *, keys: 
             raise BadSettings(
                 f"{one.where}: {one.name}: spec.apiKeySecretRef: clients are to need a key, and Secrets are in a "
                 "cluster; give --api-key KEY or --api-key-file PATH"
+            )
+        if one.spec.admin_api_key_secret_ref is not UNSET and not admin_keys:
+            raise BadSettings(
+                f"{one.where}: {one.name}: spec.adminApiKeySecretRef: changes are to need an administrator's key, and "
+                "Secrets are in a cluster; give --admin-api-key KEY or --api-key-file PATH"
             )
     return tuple(_model(one, environ, alone=len(documents) == 1) for one in documents)
 

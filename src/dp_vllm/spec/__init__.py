@@ -23,6 +23,7 @@ from dp_vllm.spec.rollout import Rollout, Strategy
 __all__ = [
     "MOUNTED_AT",
     "NO_ACCELERATOR",
+    "AdminApiKeysKey",
     "ApiKeysKey",
     "BadSpec",
     "Cache",
@@ -67,6 +68,13 @@ class HfTokenKey(Part, frozen=True):
 
     name: Annotated[Name, Meta(description="Name of the Secret, in the namespace of the DPModel.")]
     key: Annotated[KeyName, Meta(description="Key in the Secret.")] = "token"
+
+
+class AdminApiKeysKey(Part, frozen=True):
+    """Where administrators' API keys are: one a line (`dp_vllm.api_keys`)."""
+
+    name: Annotated[Name, Meta(description="Name of the Secret, in the namespace of the DPModel.")]
+    key: Annotated[KeyName, Meta(description="Key in the Secret.")] = "admin-api-keys"
 
 
 class ApiKeysKey(Part, frozen=True):
@@ -121,6 +129,14 @@ class DPModelSpec(Part, frozen=True):
             description="Where the endpoint's API keys are: a line is `KEY`, `NAME: KEY` or `NAME (admin): KEY`. Once "
             "a key has the mark, only marked ones may change the deployment. While the keys are missing or a line is "
             "wrong at the start, every request is refused; if the field is left out, every request is served."
+        ),
+    ] = UNSET
+    admin_api_key_secret_ref: Annotated[
+        AdminApiKeysKey | UnsetType,
+        Meta(
+            description="Where the keys of administrators are, if not among apiKeySecretRef's: another Secret, or "
+            "another key of the same one. Then only these and marked keys may change the deployment, and every "
+            "request needs a key."
         ),
     ] = UNSET
     rollout: Annotated[Rollout, Meta(description="How replicas are replaced, and how they end.")] = Rollout()

@@ -1,5 +1,7 @@
 """Where the keys of the endpoint come from, and where they never go."""
 
+from pathlib import Path
+
 import pytest
 from local.flags.asked import asked, refused
 
@@ -39,12 +41,10 @@ def test_a_word_that_no_header_can_carry_is_no_key(flag: str, value: str) -> Non
     assert refused("m", flag, value) == f"{flag}: {api_keys.RULE}"
 
 
-def test_administrators_are_marked_in_the_key_file_if_there_is_one() -> None:
-    mark = "mark administrators' keys in the file, as `NAME (admin): KEY`"
-
-    assert refused("m", "--admin-api-key", "a", "--api-key-file", "f") == f"--admin-api-key and --api-key-file: {mark}"
-    with pytest.raises(BadSettings, match=r"^DP_VLLM_ADMIN_API_KEY and --api-key-file: "):
-        asked("m", "--api-key-file", "f", environ={"DP_VLLM_ADMIN_API_KEY": "a"})
+def test_administrators_keys_may_be_given_beside_a_file() -> None:
+    typed = asked("m", "--admin-api-key", "a", "--api-key-file", "f", environ={"DP_VLLM_ADMIN_API_KEY": "b"}).settings
+    assert (typed.admin_api_key, typed.api_key_file, typed.api_key) == (("a",), Path("f"), ())
+    assert asked("m", environ={"DP_VLLM_ADMIN_API_KEY": "b c"}).settings.admin_api_key == ("b", "c")
 
 
 def test_typed_keys_win_over_the_environment() -> None:

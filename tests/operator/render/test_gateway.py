@@ -70,7 +70,18 @@ def test_keys_are_a_file_that_may_be_missing() -> None:
 
     assert volume["secret"] == {"secretName": "keys", "items": [{"key": "k", "path": "keys"}], "optional": True}
     assert str(told(**fields)["api_key_file"]) == f"{mount['mountPath']}/keys"
-    assert told()["api_key_file"] is None
+    assert told()["api_key_file"] is told()["admin_api_key_file"] is None
+
+
+def test_administrators_keys_may_be_in_another_secret() -> None:
+    fields: Json = {"apiKeySecretRef": {"name": "keys"}, "adminApiKeySecretRef": {"name": "ops"}}
+    users, admins = pod(**fields)["volumes"]
+    places = {mount["name"]: f"{mount['mountPath']}/keys" for mount in container(**fields)["volumeMounts"]}
+
+    assert (users["secret"]["secretName"], admins["secret"]["secretName"]) == ("keys", "ops")
+    assert admins["secret"]["items"] == [{"key": "admin-api-keys", "path": "keys"}] and admins["secret"]["optional"]
+    assert str(told(**fields)["api_key_file"]) == places[users["name"]]
+    assert str(told(**fields)["admin_api_key_file"]) == places[admins["name"]]
 
 
 def test_a_new_gateway_comes_before_an_old_one_goes() -> None:

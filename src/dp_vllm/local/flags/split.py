@@ -20,7 +20,6 @@ EXAMPLE: Final = "dp-vllm serve Qwen/Qwen3-8B -dp 4"
 _MODEL: Final = "--model"
 _CONFIG: Final = "--config"
 _GREEDY: Final = (Takes.MANY, Takes.OPTIONAL)
-_MARK: Final = "mark administrators' keys in the file, as `NAME (admin): KEY`"
 _HELP: Final = Flag("--help", Takes.NOTHING, ("-h",))
 _OURS: Final = frozenset({_MODEL, _CONFIG, _HELP.name, *SETTINGS, *refusals.NAMES})
 _VLLM: Final = {flag.name: flag for flag in vllm_flags()}
@@ -190,20 +189,15 @@ def _demand_whole(settings: Settings) -> None:
         raise BadSettings("--ssl-keyfile: a key without its certificate; add --ssl-certfile PATH")
     if settings.api_key and settings.api_key_file:
         raise BadSettings("--api-key and --api-key-file: give one of them; the file can hold all keys")
-    if settings.admin_api_key and settings.api_key_file:
-        raise BadSettings(f"--admin-api-key and --api-key-file: {_MARK}")
     if settings.record and settings.gateway_workers > 1:
         raise BadSettings("--record: only one process can record all requests; leave out --gateway-workers meanwhile")
 
 
 def _with_keys(settings: Settings, environ: Mapping[str, str]) -> Settings:
     """The settings with the keys of the environment, if no others were given."""
-    admin = settings.admin_api_key or api_keys.of_variable(environ, names.ADMIN_API_KEY_VARIABLE)
-    if settings.api_key_file:
-        if admin:
-            raise BadSettings(f"{names.ADMIN_API_KEY_VARIABLE} and --api-key-file: {_MARK}")
-        return settings
-    return replace(settings, api_key=settings.api_key or api_keys.of_environment(environ), admin_api_key=admin)
+    keys = settings.api_key or (() if settings.api_key_file else api_keys.of_environment(environ))
+    admin_keys = settings.admin_api_key or api_keys.of_variable(environ, names.ADMIN_API_KEY_VARIABLE)
+    return replace(settings, api_key=keys, admin_api_key=admin_keys)
 
 
 def _model(typed: Iterable[Typed], from_file: Iterable[_Given], *, needed: bool) -> str:
