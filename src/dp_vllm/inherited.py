@@ -15,6 +15,7 @@ _FOREIGN: Final = (
     "VLLM_SERVICE_",
     "VLLM_DP_",  # would make a replica one rank of a data-parallel engine
     "DP_VLLM_",  # ours
+    "PROMETHEUS_MULTIPROC_DIR",  # each engine makes and wipes its own without it; in one, all would be added up
 )
 """Variables that no engine inherits."""
 

@@ -55,6 +55,20 @@ def test_each_replica_has_its_own_gpus_and_socket(tmp_path: Path) -> None:
     assert second.variables["CUDA_VISIBLE_DEVICES"] == "1,0"
 
 
+def test_no_two_replicas_have_the_same_fixed_port(tmp_path: Path) -> None:
+    words = ("m", "--engine", "sim", "-dp", "2", "--kv-events-config", '{"endpoint": "tcp://*:5557"}')
+    variables = {"VLLM_NIXL_SIDE_CHANNEL_PORT": "5600", "PROMETHEUS_MULTIPROC_DIR": "/tmp/metrics"}
+    deployment = deployed(tmp_path, *words, **variables)
+    first, second = deployment.replicas
+    (third,) = deployment.more((second,), 1, "")
+    (fourth,) = deployment.more((first, second), 1, "")
+    for replica, offset in ((first, 0), (second, 1), (third, 0), (fourth, 2)):
+        environment = replica.command.environment(variables)
+        assert environment["VLLM_NIXL_SIDE_CHANNEL_PORT"] == str(5600 + offset)
+        assert f'{{"endpoint": "tcp://*:{5557 + offset}"}}' in replica.command.argv
+        assert "PROMETHEUS_MULTIPROC_DIR" not in environment
+
+
 def test_further_replicas_are_as_the_first_on_what_those_leave_free(tmp_path: Path) -> None:
     words = ("m", "--engine", "sim", "-dp", "2", "-tp", "2", "--replica-ports", "9000")
     deployment = deployed(tmp_path, *words, CUDA_VISIBLE_DEVICES="7,6,5,4,3,2")

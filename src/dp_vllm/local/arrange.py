@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Final
 
 from dp_vllm import api_keys, hosts, inherited, names
+from dp_vllm.engine import offsets
 from dp_vllm.engine.command import Command, Engine, Order, Sizes, flags_in, replica_command
 from dp_vllm.engine.hub import Repository, fetched, pinnable
 from dp_vllm.errors import BadSettings
 from dp_vllm.local.deployment import Deployment, Replica
 from dp_vllm.local.division import divided, further
+from dp_vllm.local.flags import engines
 from dp_vllm.local.flags.settings import Settings
 from dp_vllm.local.flags.split import Asked
 from dp_vllm.local.gpus import TASKSET, THIS_MACHINE, Share, Visible
@@ -45,7 +47,8 @@ def arrange(
     # Slurm sends SIGTERM to all processes of a step. Those that answer requests go on until the supervisor ends them.
     drain = math.ceil(settings.shutdown_timeout_seconds) + _LONGER_SECONDS if job else 0
     cards = dict(zip(visible.ids, visible.cards, strict=True)) if visible and visible.cards else {}
-    place = _Place(engine, directory, environ, drain, cards)
+    in_file = {name: values[0] for name, values in engines.values((), asked.config).items() if values}
+    place = _Place(engine, directory, environ, drain, cards, in_file)
     groups = settings.gpu_groups
     _demand_apart(settings, sum(model.copies for model in models))
 
@@ -58,12 +61,14 @@ def arrange(
         taken = {gpu for replica in present for gpu in replica.gpus}
         found = further(model, engine, visible, taken, count, groups)
         ports = _ports(settings, {replica.address for replica in present})
-        return tuple(_replicas(model, numbers, found, ports, place))
+        ranks = _free_ranks({replica.rank for replica in present})
+        return tuple(_replicas(model, numbers, found, ports, ranks, place))
 
     ports = _ports(settings, set())
+    ranks = itertools.count(first)
     replicas: list[Replica] = []
     for model, shares in zip(models, divided(models, engine, visible, groups), strict=True):
-        replicas += _replicas(model, range(first, first + model.copies), shares, ports, place)
+        replicas += _replicas(model, range(first, first + model.copies), shares, ports, ranks, place)
     return Deployment(
         model=", ".join(model.model for model in models),
         engine=engine.name,
@@ -90,10 +95,17 @@ class _Place:
     """What engines are told of how long their requests may go on after SIGTERM; 0 for not at all."""
     cards: Mapping[str, str]
     """What the driver calls each GPU; empty if it was not asked."""
+    in_file: Mapping[str, str]
+    """The values of flags in the `--config` file that engines read."""
 
 
 def _replicas(
-    model: Model, numbers: Sequence[int], shares: Sequence[Share], ports: Iterator[str] | None, place: _Place
+    model: Model,
+    numbers: Sequence[int],
+    shares: Sequence[Share],
+    ports: Iterator[str] | None,
+    ranks: Iterator[int],
+    place: _Place,
 ) -> Iterator[Replica]:
     """Replicas of one model by their numbers, on unix sockets if no ports are given."""
     repositories = () if place.engine.simulated else fetched(model.model, model.words).repositories
@@ -105,14 +117,17 @@ def _replicas(
         socket = f"unix:{place.directory.replica_socket(name)}"
         address = socket if ports is None else next(ports)
         words = model.words if model.first_seed is None else (*model.words, "--seed", str(model.first_seed + number))
+        rank = next(ranks)
+        mine = offsets.own(words, place.in_file, {**place.environ, **model.variables}, rank, model.sizes.gpus)
+        variables = {**model.variables, **mine.variables}
         order = Order(
             place.engine,
             model.model,
-            words,
+            mine.words,
             model.flags,
             model.config,
             model.sizes,
-            model.variables,
+            {name: value for name, value in variables.items() if name not in inherited.kept_from_engine(variables)},
             served=model.model if pinned and not named else "",
             drain_seconds=place.drain_seconds,
         )
@@ -120,7 +135,9 @@ def _replicas(
         command = _near(share.cpus, order, command)
         worst_link = None if share.worst_link is None else str(share.worst_link)
         cards = tuple(place.cards[gpu] for gpu in share.gpus) if place.cards else ()
-        yield Replica(name, share.gpus, command, address, cards, worst_link, model.served, fetches, pinned)
+        yield Replica(
+            *(name, share.gpus, command, address, cards, worst_link, model.served, fetches, pinned), rank=rank
+        )
 
 
 def _pinnable(model: Model, place: _Place) -> tuple[Repository, ...]:
@@ -128,6 +145,10 @@ def _pinnable(model: Model, place: _Place) -> tuple[Repository, ...]:
     if place.engine.simulated or model.config is not None:
         return ()
     return pinnable(model.model, model.words, {**place.environ, **model.variables})
+
+
+def _free_ranks(taken: Collection[int]) -> Iterator[int]:
+    return (rank for rank in itertools.count() if rank not in taken)
 
 
 def _ports(settings: Settings, taken: Collection[str]) -> Iterator[str] | None:

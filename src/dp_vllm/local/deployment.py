@@ -67,6 +67,8 @@ class Replica:
     """The hub's name of the model that its engine may download; empty if it is a directory, or kept elsewhere."""
     pinnable: tuple[Repository, ...] = ()
     """All that its engine ever fetches, so that without the hub it can start too; empty if that is not known."""
+    rank: int = 0
+    """Its number in the run, of all models: ports that are fixed are offset by it, so that no two have the same."""
     shares: str = ""
     """The same for replicas of which one is to compile the model for all; empty if it starts with nobody's help."""
 
