@@ -1,6 +1,7 @@
 """What the chart makes fits together, and fits what the operator and its gateways are."""
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 import models
@@ -152,6 +153,41 @@ def test_any_name_of_a_release_gives_good_names(helm: Helm) -> None:
         assert A_NAME.fullmatch(name) or body["kind"] in {*CLUSTER_SCOPED, *ROLES, "CustomResourceDefinition"}
         if body["kind"] == "DPModel":
             assert len(name) <= 40
+
+
+@pytest.mark.parametrize("word", ["123", "1e3", "true", "null", "0x1f"])
+def test_names_that_yaml_would_take_for_something_else_stay_names(helm: Helm, word: str) -> None:
+    given = values(priorityClassName=word, leaseNamespace=word, serviceMonitor__interval="1m")
+    text = [flag if flag != "--set" else "--set-string" for flag in given]
+
+    objects = helm.objects(MONITORING, *text, release=word, namespace=word)
+
+    assert {type(value) for value in scalars(objects, "namespace", "name", "priorityClassName", "interval")} == {str}
+    assert of_kind(objects, "Role")["metadata"]["namespace"] == word
+    assert pod_of(objects)["metadata"]["labels"]["app.kubernetes.io/instance"] == word
+    of_namespaces = helm.objects("--set-string", f"namespaces={{{word}}}", release=word, namespace=word)
+    assert of_kind(of_namespaces, "Role")["metadata"]["namespace"] == word
+
+
+def scalars(node: object, *keys: str) -> Iterator[object]:
+    """The plain values under these keys, wherever they are."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in keys and not isinstance(value, dict | list):
+                yield value
+            yield from scalars(value, *keys)
+    elif isinstance(node, list):
+        for item in node:
+            yield from scalars(item, *keys)
+
+
+def test_no_value_ends_its_place_in_a_template(helm: Helm) -> None:
+    image = "registry/a:1:"  # YAML would take a colon at the end for a key
+    objects = helm.objects("--set-string", f"defaults.engineImage={image},test.endpoint=http://a/v1:")
+
+    assert f"--engine-image={image}" in pod_of(objects)["spec"]["containers"][0]["args"]
+    asks = next(body for body in objects if body["kind"] == "Pod")
+    assert asks["spec"]["containers"][0]["command"][-1] == "http://a/v1:"
 
 
 def test_the_image_is_named_by_its_digest_if_one_is_said(helm: Helm, everything: list[Object]) -> None:
