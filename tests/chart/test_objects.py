@@ -70,7 +70,9 @@ def test_the_operator_understands_its_arguments(everything: list[Object], whole_
     assert defaults.namespaces == ()
     role = of_kind(whole_cluster, "Role", "-lease")
     assert role["metadata"]["namespace"] == defaults.lease_namespace == own["lease_namespace"]
-    port = pod_of(whole_cluster)["spec"]["containers"][0]["ports"][0]
+    container = pod_of(whole_cluster)["spec"]["containers"][0]
+    assert {one["name"] for one in container["env"]} == {"POD_IP", "POD_NAME", "POD_NAMESPACE"}
+    port = container["ports"][0]
     assert port == {"name": "metrics", "containerPort": defaults.health_port}
 
 

@@ -4,6 +4,7 @@ import asyncio
 from typing import Final
 
 import pytest
+from kubelet import container
 from stage import Scene
 
 from dp_vllm.kubernetes_api import Object
@@ -42,6 +43,22 @@ async def quiet(scene: Scene, *, models: int = 1) -> None:
     await asyncio.sleep(6)
     asked = [one for one in scene.meddler.asked[before:] if not one.watches and "/leases" not in one.path]
     assert len(asked) < SIX_SECONDS_OF_PATIENCE * models
+
+
+async def test_a_name_that_refers_to_a_secret_is_a_name(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And engines listen on addresses of the family that the operator's own pod has."""
+    monkeypatch.setenv("POD_IP", "fd00::7")
+    await scene.operator()
+    reference = "$(HF_TOKEN)"
+    await scene.apply(model=reference, servedModelName=reference, hfTokenSecretRef={"name": "hub"}, gateway=ONE)
+    await scene.until_ready(replicas=1)
+
+    ((engine,),) = [pod["spec"]["containers"] for pod in await scene.pods()]
+    started = container.words(engine, {"hub": {"token": "hf_secret"}})
+    assert started[0] == started[started.index("--served-model-name") + 1] == reference
+    assert "hf_secret" not in " ".join(started)
+    assert started[started.index("--host") + 1] == "::"
+    assert container.environment(engine, {"hub": {"token": "hf_secret"}})["HF_TOKEN"] == "hf_secret"
 
 
 async def test_templates_that_cannot_be_are_told_of_and_the_old_replicas_go_on(scene: Scene) -> None:
