@@ -171,6 +171,11 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--allow-credentials", is_flag=True)
 @click.option("--disable-fastapi-docs", is_flag=True, help="No /docs and /openapi.json.")
 @click.option("--allow-unsafe-routes", is_flag=True, help="Pass on routes that change one replica of many.")
+@click.option(
+    "--max-address-connections",
+    type=click.IntRange(1),
+    help="From one client address (an IPv6 /64 is one) in each process; then 429.  [default: 3/4 of all]",
+)
 @click.option("--shutdown-timeout", type=Number(0), default=5.0, show_default=True, metavar="SECONDS")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--no-access-log", is_flag=True, help="No line for each request.")
@@ -225,6 +230,7 @@ def _config(given: dict[str, Any]) -> GatewayConfig:
         cors=_cors(given),
         docs=not given["disable_fastapi_docs"],
         allow_unsafe_routes=given["allow_unsafe_routes"],
+        max_address_connections=given["max_address_connections"],
         shutdown_timeout_seconds=given["shutdown_timeout"],
         json_log=given["log_format"] == "json",
         access_log=not given["no_access_log"],

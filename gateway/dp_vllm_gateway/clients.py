@@ -23,7 +23,7 @@ A head has the time of an idle connection and `head_bytes`; what aiohttp's parse
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import StreamReader, web
 from aiohttp.http import RawRequestMessage, StreamWriter
@@ -32,6 +32,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from dp_vllm_gateway import headers, replies
 from dp_vllm_gateway.asked import Asked
+from dp_vllm_gateway.crowd import Crowd, address_of
 from dp_vllm_gateway.intake import MAX_LINES, Intake
 from dp_vllm_gateway.outbox import Outbox
 from dp_vllm_gateway.plain import PlainHeads
@@ -48,10 +49,26 @@ LINGER_SECONDS: Final = 10.0
 
 
 class _Client(RequestHandler):
-    __slots__ = ("_body", "_handler", "_intake", "_missing", "_outbox", "_plain", "_reads", "_refused", "_serving")
+    __slots__ = (
+        "_address",
+        "_body",
+        "_crowd",
+        "_handler",
+        "_intake",
+        "_missing",
+        "_outbox",
+        "_plain",
+        "_reads",
+        "_refused",
+        "_serving",
+    )
 
-    def __init__(self, server: "Server", handler: Handler, plain: PlainHeads, outbox: Outbox, **given: Any) -> None:
+    def __init__(
+        self, server: "Server", handler: Handler, plain: PlainHeads, outbox: Outbox, crowd: Crowd, **given: Any
+    ) -> None:
         super().__init__(server, **given)
+        self._crowd = crowd
+        self._address: str | None = None
         self._intake = Intake(given["max_line_size"])
         self._refused = False
         """What was read is no request, and nothing more is read."""
@@ -68,10 +85,20 @@ class _Client(RequestHandler):
         """The request that is being answered."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._address = address_of(transport)
+        instead = self._crowd.enter(self._address)
+        if instead is not None:
+            cast(asyncio.Transport, transport).set_protocol(instead)  # uvloop's is none by its class
+            instead.connection_made(transport)
+            return
         super().connection_made(transport)
         connected = transport.get_extra_info("socket")
         if connected is not None and connected.family != socket.AF_UNIX:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MILLISECONDS)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self._crowd.leave(self._address)
 
     # reading
 
@@ -279,12 +306,14 @@ class Server(web.Server):
         handler: Handler,
         *,
         idle_client_seconds: float,
+        crowd: Crowd,
         head_bytes: int = 64 << 10,
     ) -> None:
         super().__init__(_never, handler_cancellation=True)
         self._handler = handler
         self._plain = PlainHeads()
         self._outbox = Outbox()
+        self._crowd = crowd
         self._head_bytes = head_bytes
         self._idle_client_seconds = idle_client_seconds
 
@@ -298,7 +327,7 @@ class Server(web.Server):
 
     def __call__(self) -> RequestHandler:
         return _Client(
-            *(self, self._handler, self._plain, self._outbox),
+            *(self, self._handler, self._plain, self._outbox, self._crowd),
             loop=asyncio.get_running_loop(),
             access_log=None,  # is how it is turned off
             auto_decompress=False,

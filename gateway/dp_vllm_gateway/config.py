@@ -145,6 +145,8 @@ class GatewayConfig:
     docs: bool = True
     allow_unsafe_routes: bool = False
     """Opens the routes that act on one replica of many (`Reach.NEVER`)."""
+    max_address_connections: int | None = None
+    """From one client address in each process; None: three quarters of all that it can serve."""
     shutdown_timeout_seconds: float = 5.0
     """How long streams may go on after SIGTERM."""
     workers: int = 1

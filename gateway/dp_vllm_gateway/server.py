@@ -12,10 +12,11 @@ from typing import Any, Final
 from dp_vllm.endpoints import EndpointSet
 from dp_vllm.errors import BadSettings
 from dp_vllm.policy import BY_WAIT
-from dp_vllm_gateway import admin, crowd, listeners, request_line, sockets
+from dp_vllm_gateway import admin, listeners, request_line, sockets
 from dp_vllm_gateway.app import Gateway
 from dp_vllm_gateway.clients import Server
 from dp_vllm_gateway.config import GatewayConfig, Tls
+from dp_vllm_gateway.crowd import Crowd, most_clients
 from dp_vllm_gateway.discovery import file, static
 from dp_vllm_gateway.discovery.contact import Contact
 from dp_vllm_gateway.journal import Journal
@@ -77,7 +78,8 @@ async def _serve(config: GatewayConfig, journal: Journal | None, place: Place | 
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT) if place is None else (signal.SIGTERM,):
         loop.add_signal_handler(number, ended.set)
-    server = Server(gateway.handle, idle_client_seconds=limits.idle_client_seconds)
+    clients = Crowd(most_clients(), config.max_address_connections)
+    server = Server(gateway.handle, idle_client_seconds=limits.idle_client_seconds, crowd=clients)
     tls = _tls(config.tls)
     with listeners.opened(config) if place is None else contextlib.nullcontext(place.listeners) as doors:
         async with admin.serving(doors, gateway.own), asyncio.TaskGroup() as group:
@@ -123,10 +125,7 @@ async def _first_look(pool: Pool) -> None:
 @contextlib.asynccontextmanager
 async def _serving(server: Server, doors: Listeners, tls: ssl.SSLContext | None) -> AsyncIterator[list[asyncio.Server]]:
     loop = asyncio.get_running_loop()
-    protocol = crowd.bounded(server, crowd.most_clients())
-    opened = [
-        await loop.create_server(protocol, sock=sock, backlog=sockets.BACKLOG, ssl=tls) for sock in doors.endpoint
-    ]
+    opened = [await loop.create_server(server, sock=sock, backlog=sockets.BACKLOG, ssl=tls) for sock in doors.endpoint]
     try:
         yield opened
     finally:

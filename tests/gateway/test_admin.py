@@ -1,5 +1,6 @@
 """The gateway's doors without a key: the admin socket, and the port for metrics."""
 
+import contextlib
 import json
 import signal
 import socket
@@ -17,6 +18,7 @@ from watched import Gateway, Scrape, gateway
 
 from dp_vllm import endpoints
 from dp_vllm.endpoints import Endpoint, EndpointSet, State
+from dp_vllm_gateway import admin
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,24 @@ def test_the_metrics_port_needs_no_key_and_has_nothing_else(running: tuple[Engin
     assert wire.ask(url, "GET", "/ready").status == 200
     for path in ("/state", "/v1/models", "/"):
         assert wire.ask(url, "GET", path).status == 404
+
+
+def test_neither_door_reads_a_body_or_can_be_crowded(running: tuple[Engine, Gateway], port: int) -> None:
+    def has_room() -> bool:
+        return wire.ask(url, "GET", "/health").status == 200
+
+    for url in (f"http://127.0.0.1:{port}", running[1].admin):
+        for path, status in (("/metrics", 200), ("/state", 404 if "http" in url else 200), ("/%6detrics", 404)):
+            with wire.line(url) as line:
+                line.send(wire.request("GET", path, headers={"content-length": "1000000"}))
+                assert line.answer().status == status
+        assert wire.ask(url, "POST", "/metrics", b"x").status == 405
+        with contextlib.ExitStack() as stack:
+            lines = [stack.enter_context(wire.line(url)) for _ in range(2 * admin.MOST_CONNECTIONS)]
+            for line in lines:
+                line.send(wire.request("GET", "/health"))
+            assert {line.answer().status for line in lines} == {200, 503}
+        programs.wait_until(has_room, "there is room again")
 
 
 def test_a_replica_that_drains_or_is_down_says_so(tmp_path: Path) -> None:

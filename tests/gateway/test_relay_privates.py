@@ -18,6 +18,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from dp_vllm_gateway import clients, relay, websocket_session
 from dp_vllm_gateway.asked import Asked
+from dp_vllm_gateway.crowd import Crowd
 from dp_vllm_gateway.relay import Relay
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -26,7 +27,7 @@ GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 @asynccontextmanager
 async def served(handler: clients.Handler, *, idle_client_seconds: float = 60.0) -> AsyncIterator[int]:
     """A server of ours on a port, for one test."""
-    server = clients.Server(handler, idle_client_seconds=idle_client_seconds)
+    server = clients.Server(handler, idle_client_seconds=idle_client_seconds, crowd=Crowd(100))
     listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
     try:
         yield listening.sockets[0].getsockname()[1]
