@@ -94,7 +94,7 @@ def test_a_refused_request_leaves_a_line_with_the_reason(both: tuple[Engine, Gat
 def test_a_reason_does_not_quote_what_the_client_sent(both: tuple[Engine, Gateway]) -> None:
     _, running = both
     answer = wire.complete(running.url, KEY | {"x-request-id": "odd", "expect": "a-private-thing"})
-    assert answer.status == 417 and "private" in answer.error["message"]
+    assert answer.status == 417
     assert line_of(running, "odd")["reason"] == "expectation_failed"
     assert "private" not in running.program.output()
 
