@@ -70,7 +70,7 @@ def _variables(parts: Mapping[str, Values]) -> Values:
     return st.lists(free, max_size=4, unique_by=lambda v: v["name"])
 
 
-def _of(kind: types.Type, field: str = "") -> Values:
+def _of(kind: types.Type, field: str = "") -> Values:  # noqa: C901 - a table
     match field:
         case "Engine.args":
             return engine_args()
@@ -89,6 +89,8 @@ def _of(kind: types.Type, field: str = "") -> Values:
             return _whole(cls.__name__, kind)
         case types.VarTupleType(item_type=types.TypedDictType() as variable):
             return _variables({f.encode_name: _of(f.type, f"EnvVar.{f.encode_name}") for f in variable.fields})
+        case types.VarTupleType():
+            return st.lists(_of(kind.item_type), max_size=4)
         case types.UnionType():
             return st.one_of([_of(one, field) for one in kind.types])
         case _:

@@ -76,14 +76,11 @@ class Attempt:
         self._relay = relay
         self._lease = lease
         self._call = call
-        self._dialect = dialect = out.route.dialect
+        self._dialect = out.route.dialect
         self._answer_lines = out.answer_lines
         self._stream = out.facts.stream
         self._limits = limits
         self._root_path = root_path
-        self._suspect = sse.SUSPECT[dialect]
-        self._content_ends = sse.CONTENT_ENDS[dialect]
-        self._framed_content_ends = sse.FRAMED_CONTENT_ENDS[dialect]
         self._loop = loop = asyncio.get_running_loop()
         self._wake: asyncio.Future[None] = loop.create_future()
         self._since = loop.time()
@@ -110,14 +107,20 @@ class Attempt:
         if head.encoded or self._relay.bodiless or status in (204, 304):
             self._take = Attempt._plain
         elif head.content_type.startswith(b"text/event-stream"):
-            self._pending = sse.Pending()
-            self._take = Attempt._before_first_event
+            self._listen_to_events()
         elif head.content_type.startswith(b"application/json") or (
             head.length is not None and head.length < HOLD_BYTES
         ):
             self._take = Attempt._hold
         else:
             self._take = Attempt._plain
+
+    def _listen_to_events(self) -> None:
+        self._pending = sse.Pending()
+        self._suspect = sse.SUSPECT[self._dialect]
+        self._content_ends = sse.CONTENT_ENDS[self._dialect]
+        self._framed_content_ends = sse.FRAMED_CONTENT_ENDS[self._dialect]
+        self._take = Attempt._before_first_event
 
     def on_body(self, data: bytes, complete: bool) -> None:
         """Pass a piece through the present way of looking at it."""

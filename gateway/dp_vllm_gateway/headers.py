@@ -3,7 +3,6 @@
 Framing and connection headers belong to one connection and are never copied (RFC 9110, 7.6.1).
 """
 
-import enum
 import functools
 from collections.abc import Sequence
 from typing import Final
@@ -62,30 +61,30 @@ class BadAnswer(ValueError):
     """An answer's headers say something that HTTP does not allow, or frame its body in a way that is not taken."""
 
 
-class _Use(enum.Enum):
-    """What becomes of a header of an answer."""
-
-    DROPPED = "is not the client's"
-    LENGTH = "says how long the body is"
-    TYPE = "says what the body is"
-    CODING = "says whether the body is compressed"
-    TRANSFER = "says how the body is framed"
-    CONNECTION = "names headers that go no further"
-    PLACE = "may name the engine's own address"
-    VARY = "may name what the gateway decides instead"
-
+# What becomes of a header of an answer. Numbers: members of an Enum are slow to come by before Python 3.12.
+_COPIED: Final = 0
+_DROPPED: Final = 1
+_LENGTH: Final = 2
+_TYPE: Final = 3
+_CODING: Final = 4
+_CONNECTION: Final = 5
+"""It names headers that go no further."""
+_TRANSFER: Final = 6
+_PLACE: Final = 7
+"""It may name the engine's own address."""
+_VARY: Final = 8
 
 _USES: Final = {
-    **dict.fromkeys(HOP_BY_HOP | {b"x-request-id"}, _Use.DROPPED),
-    b"connection": _Use.CONNECTION,
-    b"content-encoding": _Use.CODING,
-    b"content-length": _Use.LENGTH,
-    b"content-location": _Use.PLACE,
-    b"content-type": _Use.TYPE,
-    b"location": _Use.PLACE,
-    b"refresh": _Use.PLACE,
-    b"transfer-encoding": _Use.TRANSFER,
-    b"vary": _Use.VARY,
+    **dict.fromkeys(HOP_BY_HOP | {b"x-request-id"}, _DROPPED),
+    b"connection": _CONNECTION,
+    b"content-encoding": _CODING,
+    b"content-length": _LENGTH,
+    b"content-location": _PLACE,
+    b"content-type": _TYPE,
+    b"location": _PLACE,
+    b"refresh": _PLACE,
+    b"transfer-encoding": _TRANSFER,
+    b"vary": _VARY,
 }
 """Of others, those that begin with `access-control-` are dropped: the endpoint decides which pages may read it."""
 
@@ -129,33 +128,35 @@ def returning(raw: Sequence[tuple[bytes, bytes]], host: bytes = b"", root_path: 
 
     Raises BadAnswer.
     """
-    parts: list[bytes] = []
+    lines: list[bytes] = []
     content_type = b""
     length = None
     encoded = False
     for name, value in raw:
-        use = _use(name)
-        if use is None:
-            parts += (name, b": ", value, b"\r\n")
-        elif use is _Use.LENGTH:
+        use, begin = _use(name)
+        if use == _COPIED:
+            lines.append(begin + value)
+        elif use == _LENGTH:
             length = int(value)
-        elif use is _Use.TYPE:
+        elif use == _TYPE:
             content_type = value
-            parts += (name, b": ", value, b"\r\n")
-        elif use is _Use.CODING:
+            lines.append(begin + value)
+        elif use == _CODING:
             encoded = value.lower() != b"identity"
-            parts += (name, b": ", value, b"\r\n")
-        elif use is _Use.CONNECTION and value.lower() not in (b"keep-alive", b"close"):
+            lines.append(begin + value)
+        elif use == _CONNECTION and value.lower() not in (b"keep-alive", b"close"):
             return returning(_end_to_end(raw), host, root_path)
-        elif changed := _changed(use, value, host, root_path):
-            parts += (name, b": ", changed, b"\r\n")
-    return Returning(b"".join(parts), content_type, length, encoded)
+        elif use != _DROPPED and (changed := _changed(use, value, host, root_path)):
+            lines.append(begin + changed)
+    lines.append(b"")
+    return Returning(b"\r\n".join(lines), content_type, length, encoded)
 
 
 @functools.lru_cache(maxsize=256)
-def _use(name: bytes) -> _Use | None:
-    """What becomes of a header of an answer; None: it is the client's as it is. Engines send the same few names."""
-    return _Use.DROPPED if name.startswith(b"access-control-") else _USES.get(name)
+def _use(name: bytes) -> tuple[int, bytes]:
+    """What becomes of a header of an answer, and how its line begins. Engines send the same few names."""
+    use = _DROPPED if name.startswith(b"access-control-") else _USES.get(name, _COPIED)
+    return use, name + b": "
 
 
 def _end_to_end(raw: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -165,16 +166,16 @@ def _end_to_end(raw: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]
     return [(name, value) for name, value in raw if name not in named or _USES.get(name) in _FRAMING]
 
 
-_FRAMING: Final = frozenset({_Use.LENGTH, _Use.TRANSFER})
+_FRAMING: Final = frozenset({_LENGTH, _TRANSFER})
 
 
-def _changed(use: _Use, value: bytes, host: bytes, root_path: bytes) -> bytes:
+def _changed(use: int, value: bytes, host: bytes, root_path: bytes) -> bytes:
     """The value that the client is sent instead; empty for none."""
-    if use is _Use.PLACE:
+    if use == _PLACE:
         return places.of_endpoint(value, host, root_path)
-    if use is _Use.VARY:
+    if use == _VARY:
         return _without_origin(value)
-    if use is _Use.TRANSFER and value.lower() != b"chunked":
+    if use == _TRANSFER and value.lower() != b"chunked":
         raise BadAnswer(f"transfer-encoding {value.decode('latin-1')!r} is not taken; chunked is")
     return b""
 

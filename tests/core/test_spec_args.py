@@ -92,6 +92,7 @@ def test_every_abbreviation_is_taken_for_what_vllm_takes_it_for() -> None:
         (["--port", "8000"], 0, "spec.gateway.service"),
         (["--ssl-keyfile", "k"], 0, "Ingress"),
         (["--shutdown-timeout", "9"], 0, "spec.rollout.drainTimeoutSeconds"),
+        (["--allowed-origins", "[]"], 0, "spec.gateway.allowedOrigins"),
         (["-n2"], 0, "one pod on one node"),
         (["-pcp", "2"], 0, "leave it out"),
         (["--no-enable-server-load-tracking"], 0, "leave it out"),

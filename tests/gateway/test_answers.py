@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -294,3 +295,14 @@ def test_from_an_abort_on_a_stream_is_held(runner: asyncio.Runner, first: int) -
     assert isinstance(result.outcome, Aborted) and result.outcome.whole is None
     assert b"abort" not in result.sent
     assert (b"one" in result.sent) == (first == 0)
+
+
+# time
+
+
+@pytest.mark.parametrize(
+    ("limit", "stream", "seconds"),
+    [(0.0, True, 600.0), (0.0, False, math.inf), (0.5, True, 0.5), (0.5, False, 0.5), (3600.0, True, 3600.0)],
+)
+def test_how_long_the_first_byte_of_an_answer_may_take(limit: float, stream: bool, seconds: float) -> None:
+    assert Limits(first_byte_seconds=limit).first_byte(stream=stream) == seconds

@@ -106,6 +106,23 @@ def test_what_is_no_chunk_is_garbage_after_chunks_too(garbage: bytes) -> None:
     assert listener.errors and listener.body == b"onetwo"
 
 
+ODD_SIZES = [b"0x5", b"+5", b"-5", b" 5", b"5 5", b"5,", b"", b"5\n", b"\n5", b"g", b"FFFFFFFFFFFFFFFFF", b"1" * 17]
+
+
+@pytest.mark.parametrize("size", ODD_SIZES)
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_what_is_no_size_of_a_chunk_is_garbage(size: bytes, before: int) -> None:
+    listener = heard([HEAD, *[framed(b"one", "plain")] * before, size + b"\r\nhello\r\n"])
+    assert listener.errors and listener.body == b"one" * before
+
+
+def test_what_begins_with_nul_is_no_chunk_whatever_its_length() -> None:
+    """Of some lengths no chunk with the shortest possible size can be."""
+    for length in range(1, len(CHUNK_HEADERS) + 2):
+        listener = heard([HEAD, framed(b"one", "plain"), (b"\0" * length + b"\r\n")[-length:]])
+        assert listener.body == b"one" and listener.framed == 0
+
+
 @given(st.integers(1, 5000))
 def test_a_chunk_is_recognised_by_its_length(size: int) -> None:
     whole = framed(b"x" * size, "plain")

@@ -11,7 +11,7 @@ import programs
 import pytest
 import scripted
 import wire
-from scripted import END, FINE, STREAM, Asked, Engines, Peer, Script, event, said, saying, then_closing, whole
+from scripted import END, FINE, STREAM, Asked, Engines, Peer, Script, chunk, event, said, saying, then_closing, whole
 
 from dp_vllm_gateway.upstream import Connection, Connections, Headers, UpstreamError
 
@@ -167,6 +167,17 @@ def test_a_long_head_within_the_limit_arrives(url: str, engines: Engines) -> Non
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n",
         b"HTTP/1.1 200 OK\r\nno colon here\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nx: a\x00b\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nx: a\rb\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nx : a\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n: a\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\ncontent-length: +5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 0x5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nhello",
         b"HTTP/2 200\r\n\r\n",
     ],
@@ -176,6 +187,40 @@ def test_what_is_not_http_is_502(url: str, engines: Engines, said: bytes) -> Non
     answer = wire.ask(url, "POST", "/v1/unheard_of", {})
     assert answer.status == 502
     assert answer.error["code"] in ("upstream_garbage", "upstream_reset")
+
+
+@pytest.mark.parametrize("status", ["000", "099", "007", "101", "600", "999", "1000", "20", "-20", "2 0", "+20"])
+def test_what_is_no_status_of_an_answer_is_502_at_once(url: str, engines: Engines, status: str) -> None:
+    """The engine keeps the connection, so that nothing but the status says so."""
+    both(engines, saying(f"HTTP/1.1 {status} X\r\ncontent-length: 2\r\n\r\nok".encode()))
+    answer = wire.ask(url, "GET", "/any")
+    assert (answer.status, answer.error["code"]) == (502, "upstream_garbage")
+
+
+@pytest.mark.parametrize("status", ["102", "104", "199"])
+def test_any_other_interim_answer_is_skipped(url: str, engines: Engines, status: str) -> None:
+    both(engines, saying(f"HTTP/1.1 {status} X\r\nlink: x\r\n\r\n".encode(), ANSWER))
+    assert wire.ask(url, "GET", "/any").json() == {"is": "this"}
+
+
+@pytest.mark.parametrize("status", [204, 304])
+@pytest.mark.parametrize(
+    "framing", [{}, {"content_length": 5}, {"content_length": 0}, {"transfer_encoding": "chunked"}]
+)
+@pytest.mark.parametrize("body", [b"", b"hello", chunk(b"hello") + END])
+def test_an_answer_without_a_body_is_a_head_alone(
+    url: str, engines: Engines, status: int, framing: dict[str, Any], body: bytes
+) -> None:
+    both(engines, saying(scripted.head(status, **framing), body))
+    with wire.line(url) as line:
+        for _ in range(2):
+            line.send(wire.request("GET", "/any"))
+            head = line.read_until(b"\r\n\r\n").lower()
+            assert head.startswith(b"http/1.1 %d " % status)
+            assert b"content-length" not in head and b"transfer-encoding" not in head
+        both(engines, saying(ANSWER))
+        line.send(wire.request("GET", "/any"))
+        assert line.answer().json() == {"is": "this"}, "nothing of it is left on the connection"
 
 
 def test_garbage_within_a_begun_answer_ends_it_visibly(url: str, engines: Engines) -> None:

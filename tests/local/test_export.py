@@ -120,6 +120,9 @@ def test_what_a_cluster_cannot_take_is_told_and_no_secret_is(tmp_path: Path) -> 
             "1",
             "--metrics-port",
             "1",
+            "--first-byte-seconds",
+            "3600",
+            '--allowed-origins=["https://a.example"]',
         ),
     ]
 
@@ -129,7 +132,12 @@ def test_what_a_cluster_cannot_take_is_told_and_no_secret_is(tmp_path: Path) -> 
     assert made.body["spec"] == {
         "model": "org/m",
         "servedModelName": "a",
-        "gateway": {"policy": "session", "prefixWeight": 2},
+        "gateway": {
+            "policy": "session",
+            "prefixWeight": 2,
+            "firstByteSeconds": 3600,
+            "allowedOrigins": ["https://a.example"],
+        },
     }
     assert sorted(remark.split(": ")[0] for remark in made.remarks) == [
         *("--api-key", "--engine", "--gpu-groups", "--hf-token", "--metrics-port", "--port", "--queue-seconds"),

@@ -108,7 +108,13 @@ def test_defaults_are_filled_in(kubectl: Kubectl) -> None:
             "progressDeadlineSeconds": 3600,
             "paused": False,
         },
-        "gateway": {"policy": "prefix", "prefixWeight": 12, "service": {"type": "ClusterIP", "port": 80}},
+        "gateway": {
+            "policy": "prefix",
+            "prefixWeight": 12,
+            "firstByteSeconds": 0,
+            "allowedOrigins": ["*"],
+            "service": {"type": "ClusterIP", "port": 80},
+        },
     }
 
 

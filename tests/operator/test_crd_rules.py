@@ -120,6 +120,12 @@ CASES = [
         engine(resources={"requests": {"cpu": "8"}}),
         engine(resources={"requests": {"nvidia.com/gpu": "1"}}),
     ),
+    Case(
+        "spec.gateway.allowedOrigins[]",
+        "an origin",
+        {"gateway": {"allowedOrigins": ["https://a.example:8443", "null", "*"]}},
+        {"gateway": {"allowedOrigins": ["https://a.example/page"]}},
+    ),
     Case("spec.engine.runAsUser", "root", engine(runAsUser=-1), engine(runAsUser=0)),
     Case(
         "spec.engine.env[]",
@@ -216,6 +222,7 @@ async def test_every_other_flag_of_vllm_is_taken(api: "KubernetesApi") -> None:
         ({"rollout": {"strategy": "Recreate"}}, ["spec.rollout.strategy", '"Auto", "Drain", "Surge"']),
         ({"gateway": {"policy": "random"}}, ["spec.gateway.policy", '"least-load", "power-of-two", "prefix"']),
         ({"gateway": {"prefixWeight": -1}}, ["spec.gateway.prefixWeight", "greater than or equal to 0"]),
+        ({"gateway": {"firstByteSeconds": -1}}, ["spec.gateway.firstByteSeconds", "greater than or equal to 0"]),
         (cache(claim={"size": "1Gi", "accessMode": "ReadOnlyMany"}), ["accessMode", '"ReadWriteMany"']),
         (engine(args=[8192]), ["spec.engine.args[0]", "must be of type string"]),
         (engine(env=[{"name": "A"}, {"name": "A", "value": "1"}]), ["spec.engine.env[1]: Duplicate value"]),

@@ -1,11 +1,13 @@
 """The gateway of a model: its Deployment, its Service, and what it may ask the API server. Pure."""
 
+import json
 from typing import Any, Final
 
 from msgspec import UNSET
 
 from dp_vllm import names
 from dp_vllm.spec import AdminApiKeysKey, ApiKeysKey
+from dp_vllm.spec.gateway import ALL_PAGES, Gateway
 from dp_vllm_operator.model import Model
 from dp_vllm_operator.render import lost_node
 from dp_vllm_operator.settings import ALL_IPV4, Settings
@@ -142,7 +144,18 @@ def _args(model: Model, settings: Settings) -> list[str]:
         *("--shutdown-timeout", str(model.spec.rollout.drain_timeout_seconds)),
         *("--log-format", "json"),
         *keys,
+        *_further_args(model.spec.gateway),
     ]
+
+
+def _further_args(gateway: Gateway) -> list[str]:
+    """For what is not as it is by default: a gateway of an older release may not have these flags."""
+    args = []
+    if gateway.first_byte_seconds:
+        args += ["--first-byte-seconds", str(gateway.first_byte_seconds)]
+    if gateway.allowed_origins != ALL_PAGES:
+        args += ["--allowed-origins", json.dumps(gateway.allowed_origins)]
+    return args
 
 
 def _port(name: str, number: int) -> Json:

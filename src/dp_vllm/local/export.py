@@ -1,5 +1,6 @@
 """The DPModel that a command line of `dp-vllm serve` stands for, and what of it a cluster cannot take. Pure."""
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -42,10 +43,13 @@ _REMARKS: Final = {
 _SAID: Final = frozenset(
     {
         *("--data-parallel-size", "--tensor-parallel-size", "--pipeline-parallel-size", "--policy", "--name"),
+        "--allowed-origins",
         *("--dry-run", "--json"),
     }
 )
 """Flags of ours that become a field, or are about a run alone."""
+_WHOLE: Final = {"--prefix-weight": "prefixWeight", "--first-byte-seconds": "firstByteSeconds"}
+"""Flags that become a field of the gateway if their value is a whole number."""
 _PATH: Final = re.compile(r"""(?:^|[="])(?:~|\.{1,2})?/[^/]""")
 
 
@@ -143,8 +147,11 @@ def _gateway(given: Mapping[str, Typed]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     if "--policy" in given:
         fields["policy"] = given["--policy"].values[0]
-    if "--prefix-weight" in given and _is_whole(given["--prefix-weight"]):
-        fields["prefixWeight"] = int(float(given["--prefix-weight"].values[0]))
+    for flag, field in _WHOLE.items():
+        if flag in given and _is_whole(given[flag]):
+            fields[field] = int(float(given[flag].values[0]))
+    if "--allowed-origins" in given:
+        fields["allowedOrigins"] = json.loads(given["--allowed-origins"].values[0])
     return fields
 
 
@@ -160,7 +167,7 @@ def _remarks(asked: Asked, given: Mapping[str, Typed]) -> Iterator[tuple[str, st
     for name, item in given.items():
         said = (
             name in _SAID
-            or (name == "--prefix-weight" and _is_whole(item))
+            or (name in _WHOLE and _is_whole(item))
             or (name == "--engine" and asked.settings.engine in ("sim", "vllm"))
             or (name == "--prefill-context-parallel-size" and asked.settings.prefill_context_parallel_size == 1)
         )

@@ -1,13 +1,25 @@
 """The gateway in front of the replicas."""
 
 import enum
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import UNSET, Meta, UnsetType
 
 from dp_vllm.policy import DEFAULT_POLICY, PREFIX_WEIGHT, Policy
 from dp_vllm.spec.engine import Resources
-from dp_vllm.spec.fields import Image, Part
+from dp_vllm.spec.fields import ATOMIC, Image, Part, Seconds, text
+
+Origin = Annotated[
+    str,
+    text(
+        r"^([*]|null|[a-zA-Z][-+.a-zA-Z0-9]*://[^\x00-\x20\x7f/]+)\Z",
+        "`*` or an origin without a path, as https://chat.example.org",
+        256,
+    ),
+]
+
+
+ALL_PAGES: Final = ("*",)
 
 
 class ServiceType(enum.Enum):
@@ -56,6 +68,22 @@ class Gateway(Part, frozen=True):
             le=1000,
         ),
     ] = int(PREFIX_WEIGHT)
+    first_byte_seconds: Annotated[
+        Seconds,
+        Meta(
+            description="How long an answer's first byte may take, in the engine's queue too. 0: 600 s for a stream, "
+            "and no limit for an answer that is not streamed, whose first byte comes with its last."
+        ),
+    ] = 0
+    allowed_origins: Annotated[
+        tuple[Origin, ...],
+        Meta(
+            description="Web pages that may use the endpoint (CORS), by their origins; `*` for all. As in vLLM all "
+            "may, without cookies. What engines say of it does not count.",
+            max_length=64,
+            extra_json_schema=ATOMIC,
+        ),
+    ] = ALL_PAGES
     service: Annotated[Service, Meta(description="The Service that clients use. It has the name of the DPModel.")] = (
         Service()
     )

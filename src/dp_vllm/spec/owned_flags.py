@@ -56,6 +56,10 @@ OWNED: Final = (
         ("--ssl-", "--enable-ssl-refresh"),
         "leave it out: the gateway speaks plain HTTP with replicas; TLS belongs before the Service, as in an Ingress",
     ),
+    Owned(
+        ("--allowed-origins", "--allowed-methods", "--allowed-headers", "--allow-credentials"),
+        "use spec.gateway.allowedOrigins: the gateway decides which web pages may use the endpoint",
+    ),
     Owned(("--shutdown-timeout",), "use spec.rollout.drainTimeoutSeconds"),
     Owned(
         ("--prefill-context-parallel-size", "--device-ids"),

@@ -33,13 +33,17 @@ def told(**fields: Any) -> dict[str, Any]:
 
 
 def test_the_gateway_understands_its_words() -> None:
-    words = told(rollout={"drainTimeoutSeconds": 44}, gateway={"policy": "round-robin"})
+    further = {"firstByteSeconds": 3600, "allowedOrigins": ["https://a.example", "null"]}
+    words = told(rollout={"drainTimeoutSeconds": 44}, gateway={"policy": "round-robin", **further})
 
     assert words["kubernetes_model"] == "m"
     assert (words["port"], words["metrics_port"]) == (names.DEFAULT_PORT, names.METRICS_PORT)
     assert (words["peer_port"], words["gateway_workers"]) == (names.PEER_PORT, 1)
     assert words["shutdown_timeout"] == 44
     assert words["policy"] == "round-robin"
+    assert (words["first_byte_seconds"], words["allowed_origins"]) == (3600, ("https://a.example", "null"))
+    assert (told()["first_byte_seconds"], told()["allowed_origins"]) == (0, None), "older gateways have no such flag"
+    assert told(gateway={"allowedOrigins": []})["allowed_origins"] == ()
     assert variables(container())["POD_IP"] == {"fieldRef": {"fieldPath": "status.podIP"}}
     assert variables(container())["POD_NAMESPACE"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
 

@@ -278,6 +278,14 @@ ENDPOINT: Final = (
         gateway=True,
     ),
     Setting(
+        "--first-byte-seconds",
+        "SECONDS",
+        "0",
+        "how long an answer's first byte may take; 0: 600 s for a stream, no limit for an answer that is not streamed",
+        values.seconds,
+        gateway=True,
+    ),
+    Setting(
         "--gateway-workers",
         "N",
         "1",
