@@ -31,7 +31,7 @@ class Unfinished:
 
     def feed(self, data: bytes) -> None:
         """These bytes have come."""
-        place = 0
+        place = 0 if self._missing or self._head else self._short_frames(data)
         while place < len(data):
             if self._missing:
                 taken = min(self._missing, len(data) - place)
@@ -46,6 +46,21 @@ class Unfinished:
             if len(self._head) == _head_bytes(self._head):
                 self._begin_frame(self._head)
                 self._head = b""
+
+    def _short_frames(self, data: bytes) -> int:
+        """Take the whole short frames at the beginning, quickly: there can be tens of thousands. Where they end."""
+        place, end = 0, len(data) - 1
+        while place < end:
+            first, second = data[place], data[place + 1]
+            length = second & _LENGTH
+            after = place + 2 + length + (4 if second & _MASKED else 0)
+            if length in _LENGTH_BYTES or after > len(data):
+                break
+            if not first & _CONTROL:
+                self._ends = bool(first & _FIN)
+                self.size = 0 if self._ends else self.size + length
+            place = after
+        return place
 
     def _begin_frame(self, head: bytes) -> None:
         length = head[1] & _LENGTH

@@ -28,6 +28,9 @@ MESSAGE_BYTES: Final = 16 << 20
 PING_SECONDS: Final = 20.0
 """Between two pings, and how long either side may take to answer one; less if the idle limit is short."""
 
+MESSAGES_AT_ONCE: Final = 16
+"""Before others have a turn: a client can have tens of thousands of short ones on their way."""
+
 CLOSE_SECONDS: Final = 1.0
 """How long either side may take to answer a close."""
 
@@ -131,7 +134,11 @@ class Session:
 
     async def _pump(self, source: _Side, target: _Side, call: Call | None) -> End | None:
         """Pass on what `source` sends; how it ended, None if it was gone without a close."""
+        count = 0
         while True:
+            count += 1
+            if not count % MESSAGES_AT_ONCE:
+                await asyncio.sleep(0)  # what has come already is received and sent without waiting
             source.silent_since = self._loop.time()
             message = await source.socket.receive()
             if message.type in _PASSED:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import select
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager
@@ -337,3 +338,18 @@ def test_sockets_that_open_and_vanish_leave_nothing(limited: str, admin: str) ->
         line.send(part(10_000))
         line.close()
         programs.wait_until(lambda: wire.in_flight(admin) < 2, "there is a slot")
+
+
+def test_many_short_messages_leave_others_their_turn(url: str) -> None:
+    """The gateway answers others while it passes on what came all at once."""
+    short, most = b"\x82\x80" + bytes(4), 10_000
+    with contextlib.closing(upgraded(url)) as line, wire.line(url) as other:
+        line.send(short * most)
+        echoed, answers = 0, 0
+        while echoed < 2 * most:
+            other.send(wire.request("GET", "/health"))
+            assert other.answer().status == 200
+            answers += 1
+            if select.select([line.socket], [], [], 0)[0]:
+                echoed += len(line.socket.recv(1 << 20))
+        assert answers > 30
