@@ -25,18 +25,26 @@ def kind(action: argparse.Action) -> str:
 
 
 def table(actions: Iterable[argparse.Action], version: str) -> dict[str, object]:
-    """The flags by the number of words that they take, and their other spellings."""
+    """The flags by the number of words that they take, their other spellings, and what the values of some may be."""
     flags: dict[str, list[str]] = {"nothing": [], "switch": [], "one": [], "optional": [], "many": []}
     also = dict(REWRITTEN)
+    choices: dict[str, list[str]] = {}
     for action in actions:
         if not action.option_strings or action.dest == "help":
             continue
         spellings = [spelling for spelling in action.option_strings if not spelling.startswith("--no-")]
         name = next(spelling for spelling in spellings if spelling.startswith("--"))
         flags[kind(action)].append(name)
+        if named := [str(choice) for choice in action.choices or () if choice is not None and str(choice)]:
+            choices[name] = named
         also.update({spelling: name for spelling in spellings if spelling != name})
     sorted_flags = {kind: sorted(names) for kind, names in flags.items()}
-    return {"vllm": version, **sorted_flags, "also": dict(sorted(also.items()))}
+    return {
+        "vllm": version,
+        **sorted_flags,
+        "also": dict(sorted(also.items())),
+        "choices": dict(sorted(choices.items())),
+    }
 
 
 def main() -> None:

@@ -39,6 +39,8 @@ class Flag:
     takes: Takes
     also: tuple[str, ...] = ()
     """Its other forms: `-tp`."""
+    choices: tuple[str, ...] = ()
+    """What its value may be; empty if that is not known."""
 
     @property
     def spellings(self) -> tuple[str, ...]:
@@ -72,6 +74,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     optional: list[str]
     many: list[str]
     also: dict[str, str]
+    choices: dict[str, list[str]]
 
 
 class Flags:
@@ -177,7 +180,11 @@ def vllm_flags() -> tuple[Flag, ...]:
     also: dict[str, tuple[str, ...]] = {}
     for other, name in file.also.items():
         also[name] = (*also.get(name, ()), other)
-    return tuple(Flag(name, takes, also.get(name, ())) for takes, names in kinds.items() for name in names)
+    return tuple(
+        Flag(name, takes, also.get(name, ()), tuple(file.choices.get(name, ())))
+        for takes, names in kinds.items()
+        for name in names
+    )
 
 
 def flags_version() -> str:

@@ -14,7 +14,12 @@ from dp_vllm.sim.cors import Cors
 from dp_vllm.sim.engine import Limits, Pace
 from dp_vllm.sim.faults import Fault
 
-_OTHERS = (Flag(settings.HOST_FLAG, Takes.ONE), Flag(settings.FAULT_FLAG, Takes.MANY))
+OWN_FLAGS = (
+    *(Flag(setting.flag, Takes.ONE) for setting in settings.SETTINGS),
+    Flag(settings.HOST_FLAG, Takes.ONE),
+    Flag(settings.FAULT_FLAG, Takes.MANY),
+)
+"""The simulator's, beside vLLM's."""
 _MULTIPLES = {"k": 1000, "m": 1000**2, "g": 1000**3, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
@@ -220,8 +225,7 @@ class _Flags:
     """The words of a command line, by flag. The last mention of a flag counts."""
 
     def __init__(self, argv: Sequence[str]) -> None:
-        own = [Flag(setting.flag, Takes.ONE) for setting in settings.SETTINGS]
-        known = Flags(vllm_flags(), further=[*own, *_OTHERS])
+        known = Flags(vllm_flags(), further=OWN_FLAGS)
         self._values: dict[str, tuple[str, ...]] = {}
         self._switches: dict[str, bool] = {}
         words = self._read(known, argv)

@@ -79,12 +79,14 @@ class Setting:
     takes: Takes = Takes.ONE
     secret: bool = False
     """The value is never shown."""
+    choices: tuple[str, ...] = ()
+    """What the value may be, where that is a short list; for a shell that completes it."""
     adds: bool = False
     """All values count of a flag that is repeated, and not the last alone."""
 
     @property
     def flag(self) -> Flag:
-        return Flag(self.name, self.takes, self.also)
+        return Flag(self.name, self.takes, self.also, self.choices)
 
     @property
     def field(self) -> str | None:
@@ -155,6 +157,7 @@ REPLICAS: Final = (
         "vllm",
         "vLLM, the simulated engine, or another environment's vllm",
         values.engine,
+        choices=("vllm", "sim"),
     ),
     Setting(
         "--seed-per-replica",
@@ -213,6 +216,7 @@ ENDPOINT: Final = (
         "0",
         "clients' certificates: not asked for, checked if given, required",
         values.one_of("0", "1", "2"),
+        choices=("0", "1", "2"),
         gateway=True,
     ),
     Setting("--ssl-ciphers", "LIST", "", "ciphers for TLS 1.2 and older", gateway=True),
@@ -243,6 +247,7 @@ ENDPOINT: Final = (
         DEFAULT_POLICY.value,
         f"how a request's replica is picked: {', '.join(policy.value for policy in Policy)}",
         values.one_of(*(policy.value for policy in Policy)),
+        choices=tuple(policy.value for policy in Policy),
         gateway=True,
     ),
     Setting(
@@ -326,6 +331,7 @@ RUN: Final = (
         "text",
         "how the gateway writes its log",
         values.one_of("text", "json"),
+        choices=("text", "json"),
         gateway=True,
     ),
     Setting(
