@@ -48,6 +48,10 @@ LINGER_SECONDS: Final = 10.0
 """How long the rest of a body is read and dropped after it was refused, so that the client reads why."""
 
 
+REFUSED_SECONDS: Final = 2.0
+"""The same after what is no request, which has no end."""
+
+
 class _Client(RequestHandler):
     __slots__ = (
         "_address",
@@ -199,7 +203,9 @@ class _Client(RequestHandler):
                 message, payload = self._messages.popleft() if self._messages else await self._next()
                 asked = message if isinstance(message, Asked) else self._asked(message, payload)
                 self._keepalive = asked is not None and await self._serve(asked)
-                if isinstance(payload, StreamReader) and not payload.is_eof():
+                if asked is None:
+                    await self._linger()
+                elif isinstance(payload, StreamReader) and not payload.is_eof():
                     await self._drop(payload)
                 if not self._keepalive:
                     break
@@ -274,6 +280,16 @@ class _Client(RequestHandler):
         relay.keep_alive = False
         if not relay.begun and asked.upgrade is None:  # else it speaks another protocol now, as far as is known here
             replies.send(replies.error(500, "the gateway failed to handle the request"), relay)
+
+    async def _linger(self) -> None:
+        """Drop what a client still sends that was refused: its connection would be reset before it reads why."""
+        self._refused = True
+        self._outbox.flush()
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            if transport.can_write_eof():
+                transport.write_eof()
+            await asyncio.sleep(REFUSED_SECONDS)  # ends when the client leaves
 
     async def _drop(self, payload: StreamReader) -> None:
         """Read the rest of a body that was not wanted; close if it does not end."""

@@ -1,7 +1,5 @@
 """HTTP's own rules: methods without a body, old clients, several requests in one piece, and attempts to confuse."""
 
-import contextlib
-import select
 from typing import Any
 
 import pytest
@@ -244,6 +242,7 @@ LONG = {
     "200 lines": GET_ANY + b"".join(b"x-%d: %b\r\n" % (number, b"y" * 400) for number in range(200)),
     "a long target": b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: x\r\n",
     "a target and a line": b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nhost: x\r\nx-a: " + b"b" * 40_000 + b"\r\n",
+    "4 MB": GET_ANY + (b"x-a: " + b"b" * 65_000 + b"\r\n") * 64,
     "a long name": GET_ANY + b"x" * 70_000 + b": y",
 }
 
@@ -264,14 +263,10 @@ def test_a_head_of_more_than_64_kb_is_431(url: str, engines: Engines, head: byte
 
 
 def test_trailers_are_bounded_too(url: str, engines: Engines) -> None:
-    sent = 0
-    with wire.line(url) as line, contextlib.suppress(ConnectionError):  # closed while more is on its way
+    with wire.line(url) as line:
         line.send(b"POST /any HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n")
-        while sent < 250 and not select.select([line.socket], [], [], 0.01)[0]:
-            sent += 1
-            line.send(b"x-%d: %b\r\n" % (sent, b"y" * 60_000))
+        line.send(*(b"x-%d: %b\r\n" % (number, b"y" * 60_000) for number in range(64)))
         assert line.answer().status == 400
-    assert sent < 50, "3 MB"
     assert not asked(engines)
 
 
