@@ -43,10 +43,13 @@ class Intake:
         """How much of this the parser may be given at once."""
         if self._left:
             return min(self._left, len(data))
-        if b"pgrade" not in data and b"PGRADE" not in data:
+        if (b"pgrade" not in data and b"PGRADE" not in data) or self._in_body():
             return len(data)
         end = data.find(_END)
         return len(data) if end < 0 else end + len(_END)
+
+    def _in_body(self) -> bool:
+        return self._payload is not None and not self._payload.is_eof()
 
     def fed(self, piece: bytes, newest: tuple[Any, StreamReader] | None) -> bool:
         """The parser was given a piece, and `newest` came of it. False if a head is too long."""

@@ -161,6 +161,15 @@ def test_a_client_that_sends_byte_by_byte_is_understood(url: str, engines: Engin
     assert asked(engines)[0].body == BODY
 
 
+def test_a_body_that_looks_like_many_offers_is_read_as_quickly_as_another(url: str, engines: Engines) -> None:
+    piece = b"upgrade" + b"\r\n\r\n" * 15_000
+    with wire.line(url) as line:
+        line.send(wire.request("POST", "/any", headers={"transfer-encoding": "chunked"}))
+        line.send(*[scripted.chunk(piece)] * 20, END)
+        assert line.answer().status == 200
+    assert asked(engines)[0].body == piece * 20
+
+
 # attempts to confuse: what two readers could divide differently is read by nobody
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n"
