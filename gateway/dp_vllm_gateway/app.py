@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from dp_vllm.engine.routes import UNKNOWN, Reach, Route, methods_of, route_of
+from dp_vllm.engine.routes import UNKNOWN, Reach, Route, is_admin_path, methods_of, route_of
 from dp_vllm_gateway import bounds, cors, merged, multipart, paths, refusals, replies, sse, waiting, websockets
 from dp_vllm_gateway.asked import Asked
 from dp_vllm_gateway.body import Bodies
@@ -199,7 +199,8 @@ class Gateway:
                 headers={"WWW-Authenticate": "Bearer"},
             )
         call.key, call.admin = holder.name, holder.admin
-        if route.admin and self._keys.restricted and not holder.admin:
+        concerns_all = route.admin or (route is UNKNOWN and is_admin_path(path))
+        if concerns_all and self._keys.restricted and not holder.admin:
             message = f"{path} concerns the whole deployment and needs an administrator's API key"
             raise Refusal(403, message, code="admin_key_required")
 

@@ -222,6 +222,8 @@ def test_what_concerns_the_whole_deployment_needs_an_administrators_key(
             *(403, "permission_error", "admin_key_required"),
         ), path
         assert status(two_sorts.url, path=path, method=method) == 401
+        for other in ("GET", "PUT", "DELETE", "PROPFIND"):
+            assert status(two_sorts.url, RIGHT, path=path, method=other) == 403, (other, path)
     assert not any(engine.asked for engine in engines)
     for method, path in ADMIN_ROUTES:
         assert status(two_sorts.url, {"authorization": "Bearer ops"}, path=path, method=method) == 200, path

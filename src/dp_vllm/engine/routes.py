@@ -130,9 +130,9 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", "/v1/audio/translations", dialect=Dialect.COMPLETIONS),
     Route("GET", "/v1/realtime", replayable=False),
     # about the server
-    Route("GET", "/health"),
-    Route("GET", "/ping"),
-    Route("POST", "/ping"),
+    Route("GET", "/health", common=True),
+    Route("GET", "/ping", common=True),
+    Route("POST", "/ping", common=True),
     Route("GET", "/version", common=True),
     Route("GET", "/docs", common=True),
     Route("GET", "/docs/oauth2-redirect", common=True),
@@ -205,6 +205,12 @@ _PATH_PARAMETERS: Final = re.compile(";[^/]*")
 def is_named(path: str) -> bool:
     """Whether the table has this path, for whichever method."""
     return path in _PATHS or any(pattern.fullmatch(path) for _, pattern in _PATTERNS)
+
+
+def is_admin_path(path: str) -> bool:
+    """Whether a route of this path, by whichever method, is one for administrators."""
+    known = _PATHS.get(path)
+    return known.admin if known else any(route.admin and pattern.fullmatch(path) for route, pattern in _PATTERNS)
 
 
 def methods_of(path: str) -> list[str]:

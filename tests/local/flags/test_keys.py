@@ -41,6 +41,14 @@ def test_a_word_that_no_header_can_carry_is_no_key(flag: str, value: str) -> Non
     assert refused("m", flag, value) == f"{flag}: {api_keys.RULE}"
 
 
+@pytest.mark.parametrize("value", ["", "''", "[]", "['']", "false", "two words"])
+def test_a_line_of_the_config_file_that_holds_no_key_opens_nothing(tmp_path: Path, value: str) -> None:
+    (tmp_path / "serve.yaml").write_text(f"api-key: {value}\n")
+
+    said = refused("m", "--config", str(tmp_path / "serve.yaml"))
+    assert said.startswith(f"api-key in {tmp_path}/serve.yaml: {api_keys.RULE}")
+
+
 def test_administrators_keys_may_be_given_beside_a_file() -> None:
     typed = asked("m", "--admin-api-key", "a", "--api-key-file", "f", environ={"DP_VLLM_ADMIN_API_KEY": "b"}).settings
     assert (typed.admin_api_key, typed.api_key_file, typed.api_key) == (("a",), Path("f"), ())

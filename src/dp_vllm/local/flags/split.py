@@ -106,6 +106,10 @@ def divide(
 
 
 def _from_file(file: ConfigFile) -> list[_Given]:
+    for entry in file.entries:
+        setting = SETTINGS.get(entry.item.flag.name) if entry.item.flag else None
+        if entry.says_nothing and setting is not None and setting.secret:
+            raise BadSettings(f"{entry.key} in {file.path}: {api_keys.RULE}; leave the line out for none")
     return [_Given(entry.item, f"{entry.key} in {file.path}") for entry in file.entries if not entry.says_nothing]
 
 
