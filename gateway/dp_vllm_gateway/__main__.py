@@ -35,6 +35,15 @@ except ImportError:  # not on this platform
 GARBAGE_OBJECTS: Final = 50_000
 """How many more objects may live before cyclic garbage is looked for: requests leave hardly any."""
 
+MOST_SECONDS: Final = 1e8
+"""Three years: timers have no room for any number of seconds."""
+
+MOST: Final = 1 << 53
+"""The largest count of anything."""
+
+MOST_WORKERS: Final = 256
+MOST_FD: Final = 2**31 - 1
+
 _KUBERNETES_NAME: Final = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -75,7 +84,8 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
     """An option for each of `Limits`: `first_byte_seconds` is `--first-byte-seconds`."""
     for limit in reversed(dataclasses.fields(Limits)):
         flag = "--" + limit.name.replace("_", "-")
-        kind = Number(0, min_open=limit.default > 0) if isinstance(limit.default, float) else click.IntRange(1)
+        seconds = isinstance(limit.default, float)
+        kind = Number(0, MOST_SECONDS, min_open=limit.default > 0) if seconds else click.IntRange(1, MOST)
         unit, said = limit.name.rpartition("_")[2].upper(), limit.metadata["said"]
         option = click.option(flag, type=kind, default=limit.default, show_default=True, metavar=unit, help=said)
         command = option(command)
@@ -97,7 +107,13 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=names.DEFAULT_PORT, show_default=True)
 @click.option("--uds", type=click.Path(path_type=Path), help="Listen on a unix socket instead.")
-@click.option("--listen-fd", "listen_fds", type=int, multiple=True, help="Listen on an inherited socket instead.")
+@click.option(
+    "--listen-fd",
+    "listen_fds",
+    type=click.IntRange(0, MOST_FD),
+    multiple=True,
+    help="Listen on an inherited socket instead.",
+)
 @click.option(
     "--api-key",
     "api_keys",
@@ -146,7 +162,7 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--record", type=click.Path(path_type=Path), help="Record lengths and times here, for dp-vllm replay.")
 @click.option(
     "--gateway-workers",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MOST_WORKERS),
     default=1,
     show_default=True,
     metavar="N",
@@ -173,10 +189,10 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--allow-unsafe-routes", is_flag=True, help="Pass on routes that change one replica of many.")
 @click.option(
     "--max-address-connections",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MOST),
     help="From one client address (an IPv6 /64 is one) in each process; then 429.  [default: 3/4 of all]",
 )
-@click.option("--shutdown-timeout", type=Number(0), default=5.0, show_default=True, metavar="SECONDS")
+@click.option("--shutdown-timeout", type=Number(0, MOST_SECONDS), default=5.0, show_default=True, metavar="SECONDS")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--no-access-log", is_flag=True, help="No line for each request.")
 @_limit_options

@@ -24,6 +24,9 @@ _INTEGER: Final = re.compile(r"\s*([+-]?)([0-9]+)(?:\.0*)?\s*", re.ASCII)
 
 def count_of(digits: bytes, most: int) -> int:
     """The number that these decimal digits are, however many there are, or `most` if that is less."""
+    if len(digits) <= MOST_DIGITS:
+        number = int(digits)
+        return number if number <= most else most
     significant = digits.lstrip(b"0")
     return most if len(significant) > MOST_DIGITS else min(int(significant or b"0"), most)
 
@@ -53,6 +56,6 @@ def sequences_of(n: int | None, prompts: int) -> int:
     return min((n if n is not None and n > 0 else 1) * prompts, MOST_SEQUENCES)
 
 
-def priority_of(priority: int | None) -> int:
-    """A request's priority; 0 if it names none."""
-    return min(max(priority, -MOST_PRIORITY), MOST_PRIORITY) if priority else 0
+def priority_of(priority: int) -> int:
+    """A request's priority."""
+    return min(max(priority, -MOST_PRIORITY), MOST_PRIORITY)

@@ -123,12 +123,12 @@ def _facts(fields: _Short | _Body, prompt: Prompt, *, blocks: list[int] | None =
     return Facts(
         fields.model,
         bool(fields.stream),
-        bounds.sequences_of(fields.n, prompt.count),
+        1 if fields.n is None and prompt.count == 1 else bounds.sequences_of(fields.n, prompt.count),
         prompt.tokens,
         fields.previous_response_id,
         blocks or [],
         prompt.tokens * BLOCK_BYTES / len(prompt.text) if blocks else 0.0,
-        bounds.priority_of(fields.priority),
+        bounds.priority_of(fields.priority) if fields.priority else 0,
         affinity,
     )
 

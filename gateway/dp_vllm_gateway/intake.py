@@ -5,11 +5,14 @@ alone. So a piece ends where such a request ends, and bytes that have made no re
 """
 
 import re
+import sys
 from typing import Any, Final
 
 from aiohttp import StreamReader
 from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
+
+from dp_vllm_gateway import bounds
 
 MAX_LINES: Final = 256
 """Of a head."""
@@ -69,7 +72,7 @@ class Intake:
 
     def _offered(self, message: RawRequestMessage, *, whole: bool) -> None:
         if whole and not message.chunked:
-            self._left = int(message.headers.get("Content-Length", 0))
+            self._left = bounds.count_of(message.headers.get("Content-Length", "0").encode(), sys.maxsize)
         else:
             self.loses_more = True
 

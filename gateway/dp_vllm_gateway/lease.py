@@ -23,7 +23,7 @@ class Lease:
     def __init__(self, pool: Pool, member: Member, facts: Facts, reason: str, cached_tokens: int) -> None:
         self._pool = pool
         self._facts = facts
-        self._tokens = max(0, facts.tokens - cached_tokens)
+        self._tokens = facts.tokens - cached_tokens if cached_tokens < facts.tokens else 0
         self.member = member
         self.reason = reason
         """Why it is this endpoint."""

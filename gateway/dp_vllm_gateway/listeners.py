@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from dp_vllm.errors import UserError
 from dp_vllm_gateway import sockets
 from dp_vllm_gateway.config import GatewayConfig
 
@@ -47,10 +48,17 @@ def opened(config: GatewayConfig) -> Iterator[Listeners]:
 @contextlib.contextmanager
 def _endpoint(config: GatewayConfig) -> Iterator[list[socket.socket]]:
     if config.listen_fds:
-        yield [socket.socket(fileno=fd) for fd in config.listen_fds]
+        yield [_inherited(fd) for fd in config.listen_fds]
     elif config.uds is not None:
         with sockets.unix(config.uds, "--uds", mode=0o666) as listener:
             yield [listener]
     else:
         with contextlib.closing(sockets.tcp(config.host, config.port, "--port")) as listener:
             yield [listener]
+
+
+def _inherited(fd: int) -> socket.socket:
+    try:
+        return socket.socket(fileno=fd)
+    except OSError as error:
+        raise UserError(f"--listen-fd {fd} is not a socket that this process has: {error.strerror}") from error

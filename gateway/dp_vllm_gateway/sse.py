@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from dp_vllm.engine.routes import Dialect
+from dp_vllm_gateway import bounds
 
 _EVENT_END: Final = re.compile(rb"\r?\n\r?\n")
 
@@ -232,5 +233,6 @@ def _response_failed(message: str, first: bytes, last: bytes) -> bytes:
         response = {"object": "response", "output": []}
     response |= {"status": "failed", "error": {"code": "server_error", "message": message}}
     number = re.findall(rb'"sequence_number":\s*(\d+)', last)
-    body = {"type": "response.failed", "sequence_number": int(number[-1]) + 1 if number else 0, "response": response}
+    following = bounds.count_of(number[-1], bounds.MOST_TOKENS) + 1 if number else 0
+    body = {"type": "response.failed", "sequence_number": following, "response": response}
     return b"event: response.failed\ndata: " + msgspec.json.encode(body) + b"\n\n"

@@ -11,6 +11,9 @@ from dp_vllm_operator.replica import Replica
 
 LOAD_SECONDS: Final = 2.0
 
+MOST_LOAD: Final = 1 << 32
+"""Requests that one engine is believed to have."""
+
 
 async def loads(replicas: Iterable[Replica]) -> dict[str, int | None]:
     """Requests in each replica, by its name; None for one that did not answer in time."""
@@ -26,6 +29,6 @@ async def _load(session: aiohttp.ClientSession, address: str) -> int | None:
     try:
         async with session.get(f"http://{host}:{names.ENGINE_PORT}/load") as response:
             said = await response.json()
-            return int(said["server_load"])
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError):
+            return min(max(int(said["server_load"]), 0), MOST_LOAD)
+    except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

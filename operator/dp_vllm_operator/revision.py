@@ -5,6 +5,7 @@ if today's code renders them to the same template: a change that no pod shows, a
 image and another address to listen on make no new revision.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -80,7 +81,7 @@ class Revision:
             user_part=_read(data["userPart"]),
             template=data["template"],
             proven_at=metadata.get("annotations", {}).get(PROVEN_ANNOTATION, ""),
-            stalled_at=float(metadata.get("annotations", {}).get(STALLED_ANNOTATION, "") or 0) or None,
+            stalled_at=_seconds(metadata.get("annotations", {}).get(STALLED_ANNOTATION, "")),
         )
 
     @property
@@ -217,3 +218,12 @@ def _written(value: Any) -> Any:
         given = {name: getattr(value, field) for name, field in fields}
         return {name: _written(field) for name, field in given.items() if field is not UNSET}
     return msgspec.to_builtins(value)
+
+
+def _seconds(annotation: str) -> float | None:
+    """A time as it was annotated; None if it is none, as what somebody else wrote there."""
+    try:
+        seconds = float(annotation)
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and seconds > 0 else None

@@ -113,7 +113,7 @@ def _asked(model: str, revision: str, environ: Mapping[str, str]) -> Answer:
     except (OSError, ValueError, http.client.HTTPException) as error:
         return Answer(f"{_home(environ)} cannot be reached ({getattr(error, 'reason', None) or error})")
     listed = said.get("siblings", []) if isinstance(said, dict) else []
-    files = {str(one.get("rfilename")): int(one.get("size") or 0) for one in listed if isinstance(one, dict)}
+    files = {str(one.get("rfilename")): _size(one.get("size")) for one in listed if isinstance(one, dict)}
     try:
         config = _get(f"{_home(environ)}/{name}/resolve/{branch}/config.json", headers)
     except urllib.error.HTTPError as error:
@@ -127,3 +127,8 @@ def _get(url: str, headers: Mapping[str, str]) -> Any:
     request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 - the hub that HF_ENDPOINT names
     with urllib.request.urlopen(request, timeout=_READ_SECONDS) as response:  # noqa: S310
         return json.loads(response.read(_MOST_BYTES))
+
+
+def _size(stated: Any) -> int:
+    """Bytes of a file; 0 if the hub does not say."""
+    return stated if isinstance(stated, int) and stated > 0 else 0

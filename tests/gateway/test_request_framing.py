@@ -93,6 +93,19 @@ def test_a_client_of_http_1_0_is_not_told_to_go_on(url: str, engines: Engines) -
     assert [one.body for one in asked(engines)] == [BODY]
 
 
+@pytest.mark.parametrize("offer", [{}, {"connection": "Upgrade", "upgrade": "h2c"}])
+@pytest.mark.parametrize("length", ["0" * 5000 + "{}", "9" * 5000, "1" + "0" * 25, "+{}", "-1", "{}.0"])
+def test_a_length_of_any_digits_is_read_or_refused(
+    url: str, engines: Engines, offer: dict[str, str], length: str
+) -> None:
+    head = wire.request("POST", PATH, None, {"content-length": length.format(len(BODY)), **offer})
+    with wire.line(url) as line:
+        line.send(head + BODY)
+        status = line.answer().status
+    assert status in (200, 400, 413, 431)
+    assert [one.body for one in asked(engines)] == [BODY] * (status == 200)
+
+
 OFFER = {"connection": "Upgrade", "upgrade": "h2c"}
 CHUNKED = b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
 

@@ -145,3 +145,10 @@ def test_a_failed_response_goes_on_counting(first: bytes) -> None:
     assert failed["response"]["status"] == "failed"
     assert failed["response"]["error"] == {"code": "server_error", "message": "gone"}
     assert failed["response"].get("id") == ("resp_1" if b"resp_1" in first else None)
+
+
+@pytest.mark.parametrize("number", ["0", "7", "9" * 5000, "0" * 5000 + "7"])
+def test_a_sequence_number_of_any_length_is_followed(number: str) -> None:
+    last = b'data: {"type": "x", "sequence_number": %b}\n\n' % number.encode()
+    written = json.loads(sse.data_of(sse.error_event(Dialect.RESPONSES, "x", b"", last)))
+    assert written["sequence_number"] == min(int(number.lstrip("0")[:12] or "0"), 1 << 31) + 1

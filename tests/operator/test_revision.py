@@ -16,6 +16,7 @@ from dp_vllm_operator.render.pod import pod_template
 from dp_vllm_operator.revision import (
     KEPT,
     PROVEN_ANNOTATION,
+    STALLED_ANNOTATION,
     Existing,
     Missing,
     New,
@@ -45,6 +46,12 @@ def new(model: Model, number: int, settings: Settings = SETTINGS) -> New:
 def read(body: Json, **annotations: str) -> Revision:
     body["metadata"] |= {"uid": f"uid of {body['metadata']['name']}", "annotations": annotations}
     return Revision.of(msgspec.json.decode(msgspec.json.encode(body)))
+
+
+@pytest.mark.parametrize("annotation", ["", "x", "nan", "inf", "1e400", "-1", "0", "9" * 5000])
+def test_what_is_no_time_is_not_read_as_one(annotation: str) -> None:
+    assert read(controller_revision(model(), new(model(), 1)), **{STALLED_ANNOTATION: annotation}).stalled_at is None
+    assert read(controller_revision(model(), new(model(), 1)), **{STALLED_ANNOTATION: "17.5"}).stalled_at == 17.5
 
 
 def target(model: Model, revisions: list[Revision], settings: Settings = SETTINGS, **more: Any) -> Any:

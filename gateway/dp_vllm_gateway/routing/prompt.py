@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 import xxhash
 
-from dp_vllm_gateway.routing.files import files_of
+from dp_vllm_gateway.routing.files import PIECE_BYTES, files_of
 from dp_vllm_gateway.routing.load import BYTES_PER_TOKEN
 
 TOKENS_PER_FILE: Final = 1000
@@ -66,6 +66,8 @@ def tokens_of(body: bytes) -> int:
 
 def _without_files(text: bytes) -> bytes:
     """In a file's place stands its digest, as often as makes for its tokens."""
+    if len(text) < PIECE_BYTES:
+        return text
     pieces: list[bytes] = []
     start = 0
     for begin, end in files_of(text):

@@ -16,6 +16,7 @@ import argparse
 import errno
 import http.client
 import json
+import math
 import os
 import signal
 import sys
@@ -237,8 +238,17 @@ def under_way(engine: Engine) -> int | None:
     /load alone can say too few: it sinks when clients leave at a bad moment, and each of several API servers knows
     only its own. The core's queues alone do not know of the last bytes of an answer.
     """
-    load, queued = engine.load(), [float(line.split()[-1]) for line in engine.metrics(QUEUES)]
+    load, queued = engine.load(), [value_of(line) for line in engine.metrics(QUEUES)]
     return int(max(load or 0, sum(queued))) if queued else load
+
+
+def value_of(line: str) -> float:
+    """A metric's value; 0 if it is none, as NaN."""
+    try:
+        value = float(line.split()[-1])
+    except ValueError:
+        return 0.0
+    return value if math.isfinite(value) else 0.0
 
 
 def end_early(process: Process) -> str:

@@ -37,7 +37,7 @@ def _only(given: Mapping[str, tuple[str, ...]], flag: str) -> str:
 
 
 def _count(text: str) -> int | None:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)", text)
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]+)?)([kKmM]?)", text)
     return int(float(match[1]) * _MULTIPLIERS[match[2]]) if match else None
 
 

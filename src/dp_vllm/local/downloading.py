@@ -42,6 +42,6 @@ def _total(folder: Path) -> int:
     for path in folder.glob("snapshots/*/*.index.json"):
         try:
             return int(json.loads(path.read_bytes())["metadata"]["total_size"])
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             continue
     return 0

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from dp_vllm.errors import BadSettings
+from dp_vllm.spec import MOST_REPLICAS
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ def resize(names: Sequence[str], leaving: Collection[str], wanted: int) -> Resiz
             f"-dp: {wanted} replicas cannot serve; to end the run, press Ctrl-C where it was started, or send SIGTERM "
             "to its supervisor, which `dp-vllm status` names"
         )
+    if wanted > MOST_REPLICAS:
+        raise BadSettings(f"-dp: {wanted} replicas are not allowed; at most {MOST_REPLICAS:,} are")
     staying = [name for name in names if name not in leaving]
     return Resize(leave=tuple(staying[wanted:]), add=max(0, wanted - len(staying)))
 

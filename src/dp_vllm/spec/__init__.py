@@ -43,6 +43,9 @@ __all__ = [
     "write",
 ]
 
+MOST_REPLICAS: Final = 1000
+"""Of one model."""
+
 _LABELS: Final[dict[str, Any]] = {"type": "object", "additionalProperties": {"type": "string"}}
 _TEMPLATE: Final[dict[str, Any]] = {
     "properties": {
@@ -99,7 +102,7 @@ class DPModelSpec(Part, frozen=True):
         Meta(description="What clients call the model; `model` if left out."),
     ] = UNSET
     replicas: Annotated[
-        int, Meta(description="How many replicas: complete copies of the model, a pod each.", ge=0, le=1000)
+        int, Meta(description="How many replicas: complete copies of the model, a pod each.", ge=0, le=MOST_REPLICAS)
     ] = 1
     tensor_parallel_size: Annotated[
         int, Meta(description="Over how many accelerators of a replica each layer is spread.", ge=1, le=64)

@@ -23,6 +23,8 @@ from local.flags.asked import asked, refused
             "one MODEL is served, not both 'm' and 'n'; if one of them is a flag's value, write --flag=VALUE",
         ),
         (["m", "-dp", "0"], "-dp: '0' is not allowed; allowed are whole numbers from 1 on"),
+        (["m", "-dp", "1001"], "-dp: '1001' is not allowed; at most 1,000 are allowed"),
+        (["m", "-dp", "9" * 20], f"-dp: '{'9' * 20}' is not allowed; at most 1,000 are allowed"),
         (["m", "-dp", "x"], "-dp: 'x' is not allowed; allowed are whole numbers from 1 on"),
         (["m", "--port", "99999"], "--port: '99999' is not allowed; allowed are ports from 1 to 65535"),
         (["m", "--port"], "--port needs a value; one that begins with '-' is written --port=VALUE"),

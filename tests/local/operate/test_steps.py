@@ -15,6 +15,7 @@ from dp_vllm.local.operate.report import state_of
 from dp_vllm.local.plan import Then
 from dp_vllm.local.probe import GatewayState, ReplicaState
 from dp_vllm.local.resize import Resize, free_numbers, resize
+from dp_vllm.spec import MOST_REPLICAS
 
 BOOM = standing.End("exit status 1", "the disk is full", "", 1.0, None)
 
@@ -187,3 +188,15 @@ vllm:num_requests_waiting_by_reason{replica="1",engine="0",reason="capacity"} 9.
     counts = read_counts(metrics)
     assert counts["0"] == Counts(requests=4)
     assert counts["1"] == Counts(generated_tokens=1200, waiting=2)
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "-1", "1e400", "1e308", "x", "9" * 5000])
+def test_no_sample_is_beyond_what_can_be_counted(value: str) -> None:
+    sample = f'vllm:num_requests_waiting{{replica="1"}} {value}\n'.encode()
+    assert 0 <= read_counts(sample * 2)["1"].waiting <= 2 << 53
+
+
+def test_no_more_replicas_are_ordered_than_a_model_may_have() -> None:
+    for wanted in (MOST_REPLICAS + 1, 10**20):
+        with pytest.raises(BadSettings, match="at most 1,000 are"):
+            resize(["0"], set(), wanted)

@@ -110,7 +110,7 @@ REPLICAS: Final = (
         "N",
         "1",
         "complete copies of the model, each in an engine of its own",
-        values.count,
+        values.replicas,
         also=("-dp",),
     ),
     Setting(

@@ -6,19 +6,37 @@ Each raises ValueError with what is allowed; the caller knows the flag and adds 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from dp_vllm import hosts
+from dp_vllm.spec import MOST_REPLICAS
 from dp_vllm.topology import given
+
+MOST: Final = 1 << 53
+"""The largest count of anything: larger ones are no exact numbers everywhere that they go."""
+
+_DIGITS: Final = 20
+"""Python reads no number of more than 4,300 digits."""
 
 
 def count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
+    return _from_1(text, MOST)
+
+
+def replicas(text: str) -> int:
+    return _from_1(text, MOST_REPLICAS)
+
+
+def _from_1(text: str, most: int) -> int:
+    if not text.isascii() or not text.isdigit() or not text.strip("0"):
         raise ValueError("allowed are whole numbers from 1 on")
+    if len(text) > _DIGITS or int(text) > most:
+        raise ValueError(f"at most {most:,} are allowed")
     return int(text)
 
 
 def port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+    if not text.isascii() or not text.isdigit() or len(text) > _DIGITS or not 1 <= int(text) <= 65535:
         raise ValueError("allowed are ports from 1 to 65535")
     return int(text)
 

@@ -16,6 +16,7 @@ from dp_vllm.local.plan import Then
 from dp_vllm.local.runs import Found
 from dp_vllm.local.standing import ScaleOrder, StopOrder
 from dp_vllm.number import Number
+from dp_vllm.spec import MOST_REPLICAS
 
 _DRAIN_SECONDS: Final = 300.0
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -93,7 +94,15 @@ def restart(replicas: tuple[str, ...], rolling: bool, every: bool, name: str | N
 
 
 @click.command(context_settings=_SETTINGS)
-@click.option("-dp", "--data-parallel-size", "count", type=int, required=True, metavar="N", help="So many replicas.")
+@click.option(
+    "-dp",
+    "--data-parallel-size",
+    "count",
+    type=click.IntRange(max=MOST_REPLICAS),
+    required=True,
+    metavar="N",
+    help="So many replicas.",
+)
 @click.option(
     "--model", default="", metavar="NAME", help="Of which model, by the name that clients use, if several are served."
 )

@@ -16,6 +16,9 @@ from dp_vllm.local.probe import GatewayState
 from dp_vllm.local.runs import Found
 from dp_vllm.local.standing import Refusal, Replica, Run
 
+_MOST: Final = 2.0**53
+"""Of one sample."""
+
 _SAMPLE: Final = re.compile(
     rb"^(dp_vllm_requests_total|vllm:generation_tokens_total|vllm:num_requests_waiting)\{(.*)\} (\S+)$", re.MULTILINE
 )
@@ -88,7 +91,7 @@ def read_counts(metrics: bytes) -> dict[str, Counts]:
     for sample in _SAMPLE.finditer(metrics):
         replica = _REPLICA.search(sample[2])
         if replica is not None:
-            sums[replica[1].decode()][sample[1]] += float(sample[3])
+            sums[replica[1].decode("utf-8", "replace")][sample[1]] += _value(sample[3])
     return {
         name: Counts(
             requests=int(of[b"dp_vllm_requests_total"]),
@@ -97,6 +100,15 @@ def read_counts(metrics: bytes) -> dict[str, Counts]:
         )
         for name, of in sums.items()
     }
+
+
+def _value(sample: bytes) -> float:
+    """A sample's value; 0 if it is none, as NaN."""
+    try:
+        value = float(sample)
+    except ValueError:
+        return 0.0
+    return min(value, _MOST) if value > 0 else 0.0
 
 
 def _asked(found: Found, target: str, body: bytes | None = None) -> Answer:
