@@ -11,7 +11,15 @@ from dp_vllm_gateway.config import Limits
 from dp_vllm_gateway.discovery.static import address_of
 
 LIMITS = ["--" + limit.name.replace("_", "-") for limit in dataclasses.fields(Limits)]
-OTHERS = ["--gateway-workers", "--listen-fd", "--shutdown-timeout", "--port", "--metrics-port", "--prefix-weight"]
+OTHERS = [
+    "--gateway-workers",
+    "--listen-fd",
+    "--shutdown-timeout",
+    "--port",
+    "--metrics-port",
+    "--prefix-weight",
+    "--max-address-connections",
+]
 
 
 @pytest.mark.parametrize("flag", LIMITS + OTHERS)

@@ -18,6 +18,8 @@ from ports import free_port
 from programs import wait_until
 from wire import ask, line, request
 
+from dp_vllm_operator.in_pod import engine_life
+
 TRACKED = "--enable-server-load-tracking"
 HANG = ("live", "--hang-timeout-seconds", "3")
 """Two seconds of it are forgiven: probes come a little early or late."""
@@ -347,3 +349,9 @@ def test_a_wrong_call_is_explained(arguments: tuple[str, ...], said: str, tmp_pa
     result = pods.engine_life(*arguments, env=env)
     assert result.returncode == 2
     assert said in result.stderr
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "1e400", "x", "9" * 5000])
+def test_what_is_no_number_of_requests_is_none(value: str) -> None:
+    assert engine_life.value_of(f'vllm:num_requests_running{{engine="0"}} {value}') == 0
+    assert engine_life.value_of('vllm:num_requests_running{engine="0"} 2.0') == 2
