@@ -124,9 +124,11 @@ $(RELEASE)/.ready: $(VENV)/.ready release/requirements.txt
 release-packages: $(RELEASE)/.ready ## the wheel, the sdist, the chart and a bill of materials, built and checked
 	@$(BIN)/python tests/cluster build helm
 	@$(BIN)/python -m release
+	@$(RELEASE)/bin/python release/bills.py dist/release
 
 .PHONY: release
 release: release-packages images ## the same, and the images where there is a Docker engine; uploads nothing
+	@$(RELEASE)/bin/python release/bills.py dist/release dist/images
 
 .PHONY: home
 home: setup ## say where the project is at home: make home URL=https://...

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from docker.bill import bill
 from docker.debian import Failed
 from docker.engine import CommandFailed, Engine, NoEngine, found_or_started
 from docker.images import ROOT, TARGETS, TEST_REPOSITORY, Image, build, default_base, import_bases
@@ -37,26 +38,32 @@ def test(words: Sequence[str]) -> int:
 
 
 def build_images(targets: Sequence[str]) -> int:
-    """Build these images; what an engine of our own cannot keep is written to `dist/images`."""
+    """Build these images, with a bill of materials of each in `dist/images`, and what our own engine cannot keep."""
     if unknown := set(targets) - set(TARGETS):
         print(f"there is no image {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}", file=sys.stderr)
         return 2
+    folder = ROOT / "dist" / "images"
+    folder.mkdir(parents=True, exist_ok=True)
     with found_or_started() as docker:
         if not docker.own:
             for image in build(docker, targets, "dp-vllm", []):
+                _write_bill(docker, image, folder)
                 print(image, flush=True)
             return 0
         import_bases(docker)
-        folder = ROOT / "dist" / "images"
-        folder.mkdir(parents=True, exist_ok=True)
         slim = [target for target in targets if target != "dp-vllm"]
         for image in build(docker, slim, "dp-vllm", ["--network=host"]):
             archive = folder / f"{image.target}.tar"
             docker.run("save", "--output", str(archive), image.tag, seconds=300)
+            _write_bill(docker, image, folder)
             print(f"{image}, {archive.relative_to(ROOT)} for `docker load`", flush=True)
         if "dp-vllm" in targets:
             print(f"dp-vllm was left out: {default_base('VLLM_BASE')} needs a registry and a Docker engine that stays")
     return 0
+
+
+def _write_bill(docker: Engine, image: Image, folder: Path) -> None:
+    (folder / f"{image.target}.cdx.json").write_text(bill(docker, image))
 
 
 def _remove(docker: Engine, built: Sequence[Image]) -> None:

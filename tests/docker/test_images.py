@@ -6,8 +6,9 @@ import tomllib
 from typing import Any
 
 import pytest
+from docker.bill import bill
 from docker.engine import Engine
-from docker.images import ROOT, TARGETS, tag, version
+from docker.images import ROOT, TARGETS, Image, tag, version
 
 pytestmark = pytest.mark.docker
 
@@ -56,6 +57,15 @@ def test_the_gateway_of_pods_is_compiled_and_the_others_run_on_any_python(docker
 @pytest.mark.parametrize("target", SLIM)
 def test_slim_images_run_as_a_number_that_is_not_root(docker: Engine, target: str) -> None:
     assert config(docker, target)["User"] == "65532:65532"
+
+
+@pytest.mark.parametrize("target", SLIM)
+def test_the_bill_of_materials_names_what_is_installed(docker: Engine, target: str) -> None:
+    said = json.loads(bill(docker, Image(target, tag(target), 0, 0.0)))
+    names = {(one["name"].lower().replace("_", "-"), one["version"]) for one in said["components"]}
+
+    assert {tuple(one.split("==")) for one in installed(docker, target)} <= names
+    assert any(one["purl"].startswith("pkg:deb/debian/libc6@") for one in said["components"])
 
 
 @pytest.mark.parametrize("target", TARGETS)
