@@ -100,6 +100,8 @@ REFUSED: Final[dict[str, tuple[Json, str]]] = {
     "a Secret in a template": (engine(env=[{"name": "A", **secret("db")}]), "hub, keys, registry and no"),
     "all of a Secret": (engine(envFrom=[{"secretRef": {"name": "db"}}]), "hub, keys, registry and no"),
     "a Secret as the token": ({"hfTokenSecretRef": {"name": "db"}}, "hub, keys, registry and no"),
+    "a Secret as keys": ({"apiKeySecretRef": {"name": "db"}}, "hub, keys, registry and no"),
+    "a Secret as administrators' keys": ({"adminApiKeySecretRef": {"name": "db"}}, "hub, keys, registry and no"),
     "an image": ({"engine": {"image": "evil/vllm:1"}}, "must begin with one of vllm/, i"),
     "a gateway's image": ({"gateway": {"image": "evil/vllm:1"}}, "must begin with one of vllm/, i"),
 }
