@@ -1,12 +1,15 @@
-"""The example of an admission policy on a real API server: which DPModels it takes, which it refuses, and why."""
+"""The examples of admission policies on a real API server: what they take, what they refuse, and why."""
 
 import asyncio
-import copy
-from collections.abc import AsyncIterator
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import pytest
-import pytest_asyncio
+import yaml
+from cluster.errors import ClusterError
+from cluster.given import AnyCluster
 
 from dp_vllm import names
 from dp_vllm.kubernetes_api import ApiError, KubernetesApi
@@ -18,7 +21,6 @@ pytestmark = pytest.mark.usefixtures("dpmodels")
 Json = dict[str, Any]
 
 GROUP: Final = "/apis/admissionregistration.k8s.io/v1"
-POLICY, BINDING = (one.body for one in documents(FOLDER / "admission-policy.yaml"))
 SECONDS: Final = 30.0
 NO_RIGHTS: Final = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
@@ -122,35 +124,93 @@ async def why_refused(api: KubernetesApi, namespace: str, name: str, fields: Jso
     return ""
 
 
-@pytest_asyncio.fixture
-async def policed(api: KubernetesApi, namespace: str) -> AsyncIterator[str]:
-    """A namespace with the policy, for certain registries, and no other one with it."""
-    policy, binding = copy.deepcopy(POLICY), copy.deepcopy(BINDING)
+@contextlib.asynccontextmanager
+async def policed(api: KubernetesApi, namespace: str, file: str, old: str = "", new: str = "") -> AsyncIterator[None]:
+    """The namespace has the policy of a file, with one text in it replaced, and no other namespace has it."""
+    policy, binding = (
+        yaml.safe_load(one.text.replace(old, new) if old else one.text) for one in documents(FOLDER / file)
+    )
     policy["metadata"]["name"] = binding["metadata"]["name"] = binding["spec"]["policyName"] = namespace
-    (registries,) = (one for one in policy["spec"]["variables"] if one["name"] == "registries")
-    registries["expression"] = "['vllm/', 'i']"
+    selector = binding["spec"].setdefault("matchResources", {}).setdefault("namespaceSelector", {})
     where = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": [namespace]}
-    binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"].append(where)
+    selector.setdefault("matchExpressions", []).append(where)
     made = (("validatingadmissionpolicies", policy), ("validatingadmissionpolicybindings", binding))
     for plural, body in made:
         await api.request("POST", f"{GROUP}/{plural}", body=body)
+    try:
+        yield
+    finally:
+        for plural, _ in made:
+            await api.request("DELETE", f"{GROUP}/{plural}/{namespace}")
+
+
+async def until_it_holds(refusal: Callable[[], Awaitable[str]]) -> None:
+    """The API server learns of a policy a moment after it is made."""
     async with asyncio.timeout(SECONDS):
-        while not await why_refused(api, namespace, "m", pod(hostNetwork=True)):
+        while not await refusal():
             await asyncio.sleep(0.1)
-    yield namespace
-    for plural, _ in made:
-        await api.request("DELETE", f"{GROUP}/{plural}/{namespace}")
 
 
-async def test_it_takes_ordinary_models_and_says_what_it_refuses(api: KubernetesApi, policed: str) -> None:
-    taken = [*TAKEN.values(), *(one.body["spec"] for one in MODELS if one.name == "two-models")]
-    judged = await asyncio.gather(*(why_refused(api, policed, "m", fields) for fields in taken))
-    assert judged == [""] * len(taken)
+async def test_templates_without_privileges_are_taken_and_each_other_is_refused_with_its_reason(
+    api: KubernetesApi, namespace: str
+) -> None:
+    def judged(cases: Iterable[Json]) -> Awaitable[list[str]]:
+        return asyncio.gather(*(why_refused(api, namespace, "m", fields) for fields in cases))
 
-    words = await asyncio.gather(*(why_refused(api, policed, "m", fields) for fields, _ in REFUSED.values()))
+    async with policed(api, namespace, "admission-policy.yaml", "\"['']\"", "\"['vllm/', 'i']\""):
+        await until_it_holds(lambda: why_refused(api, namespace, "m", pod(hostNetwork=True)))
+        taken = [*TAKEN.values(), *(one.body["spec"] for one in MODELS if one.name == "two-models")]
+        assert await judged(taken) == [""] * len(taken)
+        words = await judged(fields for fields, _ in REFUSED.values())
     unclear = {
         case: said
         for (case, (_, why)), said in zip(REFUSED.items(), words, strict=True)
         if "is forbidden: ValidatingAdmissionPolicy" not in said or why not in said
     }
     assert unclear == {}
+
+
+LABELS: Final = {names.MODEL_LABEL: "m", names.COMPONENT_LABEL: names.REPLICA}
+
+
+def bare(labels: Json) -> Json:
+    spec = {"containers": [{"name": "c", "image": "i"}]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": labels}, "spec": spec}
+
+
+def deployment(labels: Json) -> Json:
+    spec = {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": bare({})["spec"]}}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": spec}
+
+
+def job(labels: Json) -> Json:
+    spec = {"template": {"metadata": {"labels": labels}, "spec": {**bare({})["spec"], "restartPolicy": "Never"}}}
+    cron = {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": spec}}
+    return {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "c"}, "spec": cron}
+
+
+async def test_only_the_operator_makes_pods_with_the_labels_of_a_model(
+    dpmodels: AnyCluster, api: KubernetesApi, namespace: str
+) -> None:
+    operator = "system:serviceaccount:dp-vllm-system:dp-vllm-operator"
+
+    async def kubectl(*words: str, body: Json | None = None) -> str:
+        """Why it is refused; empty if it is taken."""
+        call = (*words, "--namespace", namespace, "--dry-run=server", *(["--filename=-"] if body else []))
+        try:
+            await asyncio.to_thread(dpmodels.kubectl, *call, stdin=json.dumps(body))
+        except ClusterError as error:
+            return str(error)
+        return ""
+
+    as_operator = ("create", f"--as={operator}", "--as-group=system:masters")
+    await api.request("POST", f"/api/v1/namespaces/{namespace}/pods", body=bare(LABELS))
+    async with policed(api, namespace, "label-policy.yaml"):
+        await until_it_holds(lambda: kubectl("create", body=deployment(LABELS)))
+        for made in (deployment(LABELS), job(LABELS)):
+            assert "the label dpvllm.io/model is the operator's" in await kubectl("create", body=made)
+            assert await kubectl(*as_operator, body=made) == ""
+        assert await kubectl("create", body=deployment({"app": "a"})) == ""
+        # One that has the label may be changed, but gets no other.
+        assert await kubectl("label", "pod", "p", "more=x") == ""
+        assert "is the operator's" in await kubectl("label", "pod", "p", "--overwrite", f"{names.MODEL_LABEL}=n")
