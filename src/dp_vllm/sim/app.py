@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from dp_vllm.sim.engine import Engine
 from dp_vllm.sim.faults import Faults
 from dp_vllm.sim.metrics import Metrics
 from dp_vllm.sim.options import Options
-from dp_vllm.sim.reply import Reply, seed_of
+from dp_vllm.sim.reply import Fixed, Reply, seed_of
 from dp_vllm.sim.requests import Generate
 from dp_vllm.sim.sequence import Sequence, Sink
 from dp_vllm.sim.steps import Steps
@@ -100,12 +101,26 @@ class App:
         while len(self.responses) > _KEPT_RESPONSES:
             del self.responses[next(iter(self.responses))]
 
-    def reply(self, body: Generate, prompt: array[int], index: int, limit: int | None, model: str) -> Reply:
-        """What choice number `index` will say: as long as `limit`, else as the model likes."""
+    def reply(
+        self,
+        body: Generate,
+        prompt: array[int],
+        index: int,
+        limit: int | None,
+        model: str,
+        fixed: Callable[[int], Fixed | None] | None = None,
+    ) -> Reply:
+        """What choice number `index` will say: as long as `limit`, else as the model likes.
+
+        What is `fixed` by a constraint is as long as that is. Raises Refusal for a constraint that is not simulated.
+        """
         room = self.engine.limits.max_model_len - len(prompt)
-        wanted = self.options.reply_tokens if limit is None else limit
         seed = seed_of(prompt, self.options.seed if body.seed is None else body.seed, index)
-        reply = Reply(model, seed, min(wanted, room), "stop" if limit is None and wanted <= room else "length")
+        constrained = None if fixed is None else fixed(seed)
+        free = room if constrained is not None else self.options.reply_tokens
+        wanted = free if limit is None else limit
+        finish = "stop" if limit is None and wanted <= room and constrained is None else "length"
+        reply = Reply(model, seed, min(wanted, room), finish, constrained)
         stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
         if stops or body.stop_token_ids:
             ids = body.stop_token_ids or []

@@ -13,6 +13,7 @@ from dp_vllm.sim import tokens
 from dp_vllm.sim.app import FINGERPRINT, App, request_id
 from dp_vllm.sim.errors import bad_request
 from dp_vllm.sim.generation import Ask, Frame, generate, logprobs_of
+from dp_vllm.sim.reply import fixed_text
 from dp_vllm.sim.requests import Completion, read_completion
 from dp_vllm.sim.sequence import Sequence
 
@@ -32,6 +33,7 @@ async def completions(app: App, request: web.BaseRequest, value: dict[str, Any])
         prompts=prompts,
         request_ids=[f"{identity}-{index}" for index in range(len(prompts))],
         limit=limit,
+        fixed=lambda seed: fixed_text(body.response_format, body.structured_outputs, seed),
         logprobs=body.logprobs,
     )
     return await generate(app, request, ask, CompletionFrame, whole)

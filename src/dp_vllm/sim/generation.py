@@ -13,6 +13,7 @@ from aiohttp import web
 from dp_vllm.sim import errors
 from dp_vllm.sim.app import App
 from dp_vllm.sim.breakage import cut
+from dp_vllm.sim.reply import Fixed
 from dp_vllm.sim.requests import Generate, StreamOptions
 from dp_vllm.sim.sequence import Sequence
 from dp_vllm.sim.stream import Frames, TokenStream, stream_out
@@ -34,6 +35,8 @@ class Ask:
     request_ids: list[str]
     """Of each prompt, what `/abort_requests` calls it."""
     limit: int | None
+    fixed: Callable[[int], Fixed | None] | None
+    """What a constraint makes of an answer, by its seed."""
     logprobs: int | None
     """How many alternatives are asked for; None: no probabilities at all."""
 
@@ -88,7 +91,7 @@ async def generate(
 
     def sequence(place: int, sink: Whole) -> Sequence:
         prompt, identity, choice = plan[place]
-        reply = app.reply(ask.body, prompt, choice, ask.limit, ask.model)
+        reply = app.reply(ask.body, prompt, choice, ask.limit, ask.model, ask.fixed)
         return app.sequence(request, prompt, reply, sink, ask.model, identity, ask.body.cache_salt)
 
     if not ask.body.stream:
@@ -136,10 +139,11 @@ async def answer_one(
     frames: OneFrames | None,
     whole: Callable[[Sequence], dict[str, Any]],
     limit_name: str = "max_tokens",
+    fixed: Callable[[int], Fixed | None] | None = None,
 ) -> web.StreamResponse:
     """Run one prompt and answer it: with these events, or whole if there are none. `identity` is its request's id."""
     [prompt] = app.admit(wanted, [prompt], wanted.max_tokens, limit_name)
-    reply = app.reply(wanted, prompt, 0, wanted.max_tokens, model)
+    reply = app.reply(wanted, prompt, 0, wanted.max_tokens, model, fixed)
     if frames is None:
         sink = Whole()
         sequence = app.sequence(request, prompt, reply, sink, model, identity)

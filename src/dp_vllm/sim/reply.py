@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import xxhash
 
-from dp_vllm.sim import tokens
+from dp_vllm.sim import constraint, tokens
+from dp_vllm.sim.constraint import Call
 
 _WORDS: Final = """
     a all an and any are as at be big but by can cow cup day did do dog dry ear eat egg end fan far few fig fly for fox
@@ -36,6 +38,32 @@ def _opening(model: str) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
     return tuple(plain), tuple(_escaped(piece.decode()) for piece in plain)
 
 
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """An answer that a request's constraint determines: its text, or the call of a tool with these arguments."""
+
+    text: str
+    call: Call | None = None
+
+
+def fixed_text(response_format: Any, structured: dict[str, Any] | None, seed: int) -> Fixed | None:
+    """The answer that `response_format` or `structured_outputs` demands, if one does. Raises Refusal."""
+    text = constraint.text_of_format(response_format, structured, seed)
+    return None if text is None else Fixed(text)
+
+
+def _pieces(text: str) -> list[bytes]:
+    """The text as tokens that end between two characters."""
+    found, last = [], b""
+    for character in text:
+        letters = character.encode("utf-8", "replace")
+        if last and (len(last) + len(letters) > tokens.LONGEST or letters in (b" ", b"\n")):
+            found.append(last)
+            last = b""
+        last += letters
+    return [*found, last] if last else found
+
+
 def _escaped(text: str) -> bytes:
     return json.dumps(text)[1:-1].encode()
 
@@ -46,12 +74,19 @@ def seed_of(prompt: array[int], seed: int, index: int) -> int:
 
 
 class Reply:
-    """The tokens that one sequence will be given, and why they end. Its text is ASCII."""
+    """The tokens that one sequence will be given, and why they end."""
 
-    __slots__ = ("_cut", "_escaped", "_last", "_opening", "_seed", "finish", "length", "stop")
+    __slots__ = ("_cut", "_escaped", "_last", "_opening", "_seed", "call", "finish", "length", "stop")
 
-    def __init__(self, model: str, seed: int, length: int, finish: str) -> None:
-        self._opening, self._escaped = _opening(model)
+    def __init__(self, model: str, seed: int, length: int, finish: str, fixed: Fixed | None = None) -> None:
+        self.call = None if fixed is None else fixed.call
+        """The tool that is called; the text is then its arguments."""
+        if fixed is None:
+            self._opening, self._escaped = _opening(model)
+        else:
+            self._opening = tuple(_pieces(fixed.text))
+            self._escaped = tuple(_escaped(piece.decode()) for piece in self._opening)
+            length, finish = (length, finish) if length < len(self._opening) else (len(self._opening), "stop")
         self._seed = seed
         self.length = length
         """How many tokens are generated."""
@@ -69,7 +104,7 @@ class Reply:
     def text(self, start: int, end: int) -> str:
         """What the tokens from `start` to before `end` add to the text."""
         shown = b"".join(map(self._raw, range(start, min(end, self._cut))))
-        return (shown + self._last if start <= self._cut < end else shown).decode()
+        return (shown + self._last if start <= self._cut < end else shown).decode("utf-8", "replace")
 
     def escaped(self, start: int, end: int) -> bytes:
         """The same, as it stands inside a JSON string. One token of filler costs least."""
@@ -84,7 +119,7 @@ class Reply:
         text = ""
         for index in range(self.length):
             before = len(text)
-            text += self._raw(index).decode()
+            text += self._raw(index).decode("utf-8", "replace")
             if index < at_least:
                 continue
             token = tokens.id_of(self._raw(index))

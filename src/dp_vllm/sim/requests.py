@@ -66,6 +66,7 @@ class Chat(Generate, kw_only=True):
     messages: list[dict[str, Any]]
     max_completion_tokens: int | None = None
     tools: list[dict[str, Any]] | None = None
+    """Their functions are read by `chat`."""
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = True
     logprobs: bool | None = False

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
-from dp_vllm.sim import errors, fields, template, tokens
+from dp_vllm.sim import constraint, errors, fields, template, tokens
 from dp_vllm.sim.app import App, Kept
+from dp_vllm.sim.constraint import Tool
 from dp_vllm.sim.fields import INT64_LEAST, INT64_MOST, Field, Kind
 from dp_vllm.sim.generation import answer_one
+from dp_vllm.sim.reply import Fixed, fixed_text
 from dp_vllm.sim.requests import Generate, convert
 from dp_vllm.sim.sequence import Sequence
 
@@ -63,6 +65,8 @@ class Ask(msgspec.Struct, kw_only=True):
     repetition_penalty: float | None = None
     tools: list[dict[str, Any]] = []
     tool_choice: Any = "auto"
+    text: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
 
 
@@ -73,7 +77,9 @@ async def create(app: App, request: web.BaseRequest, value: dict[str, Any]) -> w
     if body.background and not keep:
         raise errors.bad_request("background can only be used when `store` is true", "background")
     frames = ResponseFrames(body, model, app.options.reply_tokens)
-    prompt = tokens.encode(template.render(_messages(app, body)))
+    messages = _messages(app, body)
+    prompt = tokens.encode(template.render(messages))
+    fixed = _constraint(body, messages)
     wanted = Generate(
         seed=body.seed,
         max_tokens=body.max_output_tokens,
@@ -87,18 +93,37 @@ async def create(app: App, request: web.BaseRequest, value: dict[str, Any]) -> w
     def whole(sequence: Sequence) -> dict[str, Any]:
         answer = frames.whole(sequence)
         if keep:
-            app.keep(answer, [*_messages(app, body), *answer["output"]])
+            app.keep(answer, [*messages, *answer["output"]])
         return answer
 
     frames.keep = whole
     if not body.background:
         streamed = frames if body.stream else None
-        return await answer_one(app, request, prompt, wanted, model, f"{frames.id}_0", streamed, whole, _LIMIT)
+        return await answer_one(app, request, prompt, wanted, model, f"{frames.id}_0", streamed, whole, _LIMIT, fixed)
     queued = frames.response("queued")
     app.keep(queued, [])
-    work = answer_one(app, request, prompt, wanted, model, f"{frames.id}_0", None, whole, _LIMIT)
+    work = answer_one(app, request, prompt, wanted, model, f"{frames.id}_0", None, whole, _LIMIT, fixed)
     app.background[frames.id] = app.group.create_task(_later(app, frames, work))
     return app.json(queued)
+
+
+def _constraint(body: Ask, messages: list[dict[str, Any]]) -> Callable[[int], Fixed | None]:
+    """What tools and formats make of an answer, by its seed. Raises Refusal."""
+    tools = [
+        Tool(str(tool.get("name")), tool.get("parameters")) for tool in body.tools if tool.get("type") == "function"
+    ]
+    choice: str | Tool = body.tool_choice if isinstance(body.tool_choice, str) and tools else "none"
+    if isinstance(body.tool_choice, dict) and body.tool_choice.get("type") == "function":
+        choice = constraint.named(tools, body.tool_choice.get("name"))
+    wanted = (body.text or {}).get("format")
+    if isinstance(wanted, dict) and wanted.get("type") == "json_schema":
+        wanted = {"type": "json_schema", "json_schema": wanted}
+
+    def fixed(seed: int) -> Fixed | None:
+        call = constraint.call_of(tools, choice, messages, seed)
+        return fixed_text(wanted, body.structured_outputs, seed) if call is None else Fixed(call.arguments, call)
+
+    return fixed
 
 
 async def _later(app: App, frames: ResponseFrames, work: Awaitable[web.StreamResponse]) -> None:
@@ -141,8 +166,16 @@ def _messages(app: App, body: Ask) -> list[dict[str, Any]]:
     earlier = _kept(app, body.previous_response_id).messages if body.previous_response_id else []
     system = [{"role": "system", "content": body.instructions}] if body.instructions else []
     given = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
-    said = [{"role": "tool", "content": str(item.get("output", ""))} if "role" not in item else item for item in given]
-    return [*system, *earlier, *said]
+    return [*system, *map(_message, [*earlier, *given])]
+
+
+def _message(item: dict[str, Any]) -> dict[str, Any]:
+    """An item of a conversation as a chat's message."""
+    if "role" in item:
+        return item
+    if item.get("type") == "function_call":
+        return {"role": "assistant", "content": str(item.get("arguments", ""))}
+    return {"role": "tool", "content": str(item.get("output", ""))}
 
 
 class ResponseFrames:
@@ -152,6 +185,7 @@ class ResponseFrames:
         self.id = f"resp_{body.request_id or uuid.uuid4().hex}"
         self.keep = self.whole
         self._item_id = f"msg_{uuid.uuid4().hex}"
+        self._call_id = f"fc_{uuid.uuid4().hex[:16]}"
         self._body = body
         self._model = model
         self._created = int(time.time())
@@ -212,7 +246,7 @@ class ResponseFrames:
             "total_tokens": prompt + generated,
         }
         reason = {"reason": "max_output_tokens"} if status == "incomplete" else None
-        item = self._item([_part(sequence.reply.text(0, generated))], "completed")
+        item = self._output(sequence, sequence.reply.text(0, generated), "completed")
         return self.response(status) | {"output": [item], "usage": usage, "incomplete_details": reason}
 
     def start(self) -> bytes:
@@ -222,18 +256,28 @@ class ResponseFrames:
         )
 
     def opening(self, sequence: Sequence) -> bytes:
+        if sequence.reply.call is not None:
+            item = self._output(sequence, "", "in_progress")
+            return self._event("response.output_item.added", {"output_index": 0, "item": item})
         added = self._event("response.output_item.added", {"output_index": 0, "item": self._item([], "in_progress")})
         part = _part("") | {"logprobs": []}
         return added + self._event("response.content_part.added", self._place() | {"part": part})
 
     def delta(self, sequence: Sequence, start: int, end: int) -> bytes:
+        if sequence.reply.call is not None:
+            place = {"item_id": self._call_id, "output_index": 0, "delta": sequence.reply.text(start, end)}
+            return self._event("response.function_call_arguments.delta", place)
         number, self._number = self._number, self._number + 1
         return b'%b%b","sequence_number":%d}\n\n' % (self._before, sequence.reply.escaped(start, end), number)
 
     def ending(self, sequence: Sequence, start: int) -> bytes:
         rest = self.delta(sequence, start, sequence.generated) if start < sequence.generated else b""
-        text = sequence.reply.text(0, sequence.generated)
-        item = self._item([_part(text)], "completed")
+        text, call = sequence.reply.text(0, sequence.generated), sequence.reply.call
+        item = self._output(sequence, text, "completed")
+        if call is not None:
+            done = {"item_id": self._call_id, "output_index": 0, "arguments": text, "name": call.name}
+            ended = self._event("response.function_call_arguments.done", done)
+            return rest + ended + self._event("response.output_item.done", {"output_index": 0, "item": item})
         return b"".join(
             (
                 rest,
@@ -248,6 +292,14 @@ class ResponseFrames:
 
     def failure(self) -> bytes:
         return b""
+
+    def _output(self, sequence: Sequence, text: str, status: str) -> dict[str, Any]:
+        """What is answered: a message, or the call of a tool."""
+        call = sequence.reply.call
+        if call is None:
+            return self._item([_part(text)], status)
+        item = {"id": self._call_id, "type": "function_call", "call_id": call.id, "name": call.name}
+        return item | {"arguments": text, "status": status} | dict.fromkeys(("async", "caller", "namespace"))
 
     def _item(self, content: list[dict[str, Any]], status: str) -> dict[str, Any]:
         return {

@@ -1,0 +1,354 @@
+"""A value that a JSON Schema allows, the same for the same schema and seed; optional properties are there too.
+
+What is not read (`not`, `if`, `patternProperties` ...) is refused where it could make the value wrong. Recursion ends
+where the schema lets it: behind some depth only what is required is made, and lists get their least length.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+from urllib.parse import unquote
+
+import xxhash
+
+from dp_vllm.sim import patterns
+from dp_vllm.sim.errors import Refusal, bad_request
+
+_DEEP: Final = 5
+"""Levels from which on only what is required is made."""
+_MANY: Final = 300
+"""Values after which the same holds on every level."""
+_DEEPEST: Final = 64
+_MOST_ITEMS: Final = 1000
+_MOST_CHARS: Final = 10_000
+_MOST_VALUES: Final = 5000
+_LARGEST: Final = 1e300
+"""Bounds of numbers are smaller."""
+_TEXT: Final = "simulated"
+_FORMATS: Final = {
+    "date-time": "2026-01-01T00:00:00Z",
+    "date": "2026-01-01",
+    "time": "00:00:00Z",
+    "duration": "P1D",
+    "email": "simulated@example.com",
+    "hostname": "simulated.example.com",
+    "ipv4": "192.0.2.1",
+    "ipv6": "2001:db8::1",
+    "uri": "https://example.com/simulated",
+    "uuid": "00000000-0000-4000-8000-000000000000",
+}
+_REFUSED: Final = ("not", "if", "dependentSchemas", "dependentRequired", "contains", "propertyNames")
+_TYPES: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
+_LEAST_FIRST: Final = ("null", "boolean", "integer", "number", "string", "array", "object")
+
+
+def value_for(schema: Any, seed: int = 0) -> Any:
+    """A value that the schema allows. Raises Refusal for a schema that is wrong or not simulated."""
+    if _nesting_exceeds(schema, _DEEPEST):
+        raise bad_request(
+            f"The JSON schema is nested too deeply: objects and arrays may nest at most {_DEEPEST} levels"
+        )
+    try:
+        return _Maker(schema, seed).make(schema, 0)
+    except (TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
+        raise bad_request(f"The JSON schema is not valid: {error}") from error
+
+
+def arguments_for(parameters: Any, seed: int = 0) -> dict[str, Any]:
+    """Arguments of a tool whose parameters this schema describes; without one there are none. Raises Refusal."""
+    if parameters in (None, {}, True):
+        return {}
+    value = value_for(parameters, seed)
+    if not isinstance(value, dict):
+        raise bad_request("The parameters of a tool must be a JSON schema of an object.", "tools")
+    return value
+
+
+class _Maker:
+    """Makes one value; counts what it made so that no schema is too expensive."""
+
+    def __init__(self, root: Any, seed: int) -> None:
+        self._root = root
+        self._seed = seed
+        self._made = 0
+
+    def make(self, schema: Any, depth: int) -> Any:
+        self._made += 1
+        if self._made > _MOST_VALUES or depth > _DEEPEST:
+            raise bad_request("The JSON schema needs a value that is too large to be simulated.")
+        if schema is True:
+            return _TEXT
+        if not isinstance(schema, dict):
+            raise bad_request(f"Grammar error: schema must be object or boolean, not {schema!r:.100}")
+        schema = self._merged(schema, 0)
+        for name in _REFUSED:
+            if name in schema:
+                raise bad_request(f"JSON schema: {name!r} is not simulated.")
+        if "const" in schema:
+            return schema["const"]
+        if "enum" in schema:
+            return self._one_of(schema["enum"])
+        for name in ("anyOf", "oneOf"):
+            if name in schema:
+                return self._alternative(schema, name, depth)
+        return self._typed(schema, self._type(schema, depth), depth)
+
+    def _is_deep(self, depth: int) -> bool:
+        return depth >= _DEEP or self._made > _MANY
+
+    def _one_of(self, values: Any) -> Any:
+        if not isinstance(values, list) or not values:
+            raise bad_request("JSON schema: enum must be a list that is not empty.")
+        return values[xxhash.xxh3_64_intdigest(b"", self._seed + self._made) % len(values)]
+
+    def _alternative(self, schema: dict[str, Any], name: str, depth: int) -> Any:
+        """The first alternative that can be made; deep within the value the smallest one comes first."""
+        options, rest = schema[name], {key: value for key, value in schema.items() if key != name}
+        if not isinstance(options, list) or not options:
+            raise bad_request(f"JSON schema: {name} must be a list that is not empty.")
+        ordered = sorted(options, key=self._size) if self._is_deep(depth) else options
+        failure: Refusal | None = None
+        for option in ordered:
+            try:
+                return self.make(_both(rest, option) if rest else option, depth)
+            except Refusal as refusal:
+                failure = failure or refusal
+        raise failure or bad_request(f"JSON schema: {name} allows nothing.")
+
+    def _size(self, option: Any) -> int:
+        if not isinstance(option, dict) or "const" in option or "enum" in option:
+            return 0
+        kind = option.get("type")
+        return _LEAST_FIRST.index(kind) if kind in _LEAST_FIRST else len(_LEAST_FIRST)
+
+    def _merged(self, schema: dict[str, Any], count: int) -> dict[str, Any]:
+        """The schema with its references and `allOf` resolved."""
+        while "$ref" in schema or "allOf" in schema:
+            count += 1
+            if count > _DEEPEST:
+                raise bad_request("JSON schema: a $ref leads to itself.")
+            rest = {name: value for name, value in schema.items() if name not in ("$ref", "allOf")}
+            parts = [self._referred(schema["$ref"])] if "$ref" in schema else []
+            parts += schema.get("allOf", [])
+            for part in parts:
+                rest = _both(rest, self._merged(part, count) if isinstance(part, dict) else part)
+            schema = rest
+        return schema
+
+    def _referred(self, reference: Any) -> Any:
+        if not isinstance(reference, str) or not reference.startswith("#"):
+            raise bad_request(f"JSON schema: $ref {reference!r:.100} is not within the schema.")
+        found = self._root
+        for step in reference[1:].strip("/").split("/") if reference.strip("#/") else []:
+            name = unquote(step).replace("~1", "/").replace("~0", "~")
+            if isinstance(found, list) and name.isdecimal() and int(name) < len(found):
+                found = found[int(name)]
+            elif isinstance(found, dict) and name in found:
+                found = found[name]
+            else:
+                raise bad_request(f"JSON schema: $ref {reference!r:.100} leads nowhere.")
+        return found
+
+    def _type(self, schema: dict[str, Any], depth: int) -> str:
+        kind = schema.get("type")
+        kinds = kind if isinstance(kind, list) else [kind]
+        for one in kinds:
+            if one is not None and one not in _TYPES:
+                raise bad_request(f"Grammar error: Invalid type: {one}")
+        if kind is None or not kinds:
+            return _implied(schema)
+        return str(min(kinds, key=_LEAST_FIRST.index) if self._is_deep(depth) else kinds[0])
+
+    def _typed(self, schema: dict[str, Any], kind: str, depth: int) -> Any:
+        if kind == "object":
+            return self._object(schema, depth)
+        if kind == "array":
+            return self._array(schema, depth)
+        if kind == "string":
+            return _string(schema)
+        if kind in ("integer", "number"):
+            return _number(schema, whole=kind == "integer")
+        return None if kind == "null" else self._one_of([True, False])
+
+    def _object(self, schema: dict[str, Any], depth: int) -> dict[str, Any]:
+        properties, required = schema.get("properties", {}), schema.get("required", [])
+        if not isinstance(properties, dict) or not isinstance(required, list):
+            raise bad_request("JSON schema: properties must be an object and required a list.")
+        made = {}
+        for name, inner in properties.items():
+            if name in required or (inner is not False and not self._is_deep(depth)):
+                made[name] = self._property(inner, depth, needed=name in required)
+        made = {name: value for name, value in made.items() if value is not _MISSING}
+        more = schema.get("additionalProperties", True)
+        missing = [name for name in required if name not in made]
+        if missing and more is False:
+            raise bad_request(f"JSON schema: required {missing[0]!r} is no property.")
+        for name in missing:
+            made[str(name)] = self.make(more, depth + 1)
+        least = _count(schema, "minProperties", _MOST_ITEMS)
+        for place in range(least - len(made)):
+            if more is False:
+                raise bad_request("JSON schema: minProperties is more than there are properties.")
+            made[f"{_TEXT}{place + 1}"] = self.make(more, depth + 1)
+        return made
+
+    def _property(self, schema: Any, depth: int, *, needed: bool) -> Any:
+        """The property's value; one that is not needed is left out if it cannot be made."""
+        try:
+            return self.make(schema, depth + 1)
+        except Refusal:
+            if needed:
+                raise
+            return _MISSING
+
+    def _array(self, schema: dict[str, Any], depth: int) -> list[Any]:
+        first, rest = schema.get("prefixItems", []), schema.get("items", True)
+        if isinstance(rest, list):
+            first, rest = rest, schema.get("additionalItems", True)
+        least, most = (
+            _count(schema, "minItems", _MOST_ITEMS),
+            _count({"maxItems": _MOST_ITEMS} | schema, "maxItems", None),
+        )
+        wanted = max(least, len(first))
+        if rest is not False and not wanted and not self._is_deep(depth):
+            wanted = 1
+        wanted = min(wanted, most)
+        made: list[Any] = []
+        for place in range(wanted):
+            made.append(self._property(first[place] if place < len(first) else rest, depth, needed=place < least))
+        made = [item for item in made if item is not _MISSING]
+        return _distinct(made, least) if schema.get("uniqueItems") else made
+
+
+_MISSING: Final = object()
+
+
+def _both(one: dict[str, Any], other: Any) -> dict[str, Any]:
+    """A schema that asks for what both ask for."""
+    if other is True:
+        return one
+    if not isinstance(other, dict):
+        raise bad_request("JSON schema: an alternative allows nothing.")
+    merged = {**one, **other}
+    if "properties" in one and "properties" in other:
+        merged["properties"] = {**one["properties"], **other["properties"]}
+    if "required" in one and "required" in other:
+        merged["required"] = [*one["required"], *other["required"]]
+    for name, pick in (("minimum", max), ("maximum", min), ("minLength", max), ("maxLength", min)):
+        if name in one and name in other:
+            merged[name] = pick(one[name], other[name])
+    return merged
+
+
+def _implied(schema: dict[str, Any]) -> str:
+    """The type of a schema that names none."""
+    if {"properties", "required", "additionalProperties", "minProperties"} & schema.keys():
+        return "object"
+    if {"items", "prefixItems", "minItems", "maxItems"} & schema.keys():
+        return "array"
+    if {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"} & schema.keys():
+        return "number"
+    return "string"
+
+
+def _count(schema: dict[str, Any], name: str, most: int | None) -> int:
+    count = schema.get(name, 0)
+    if not isinstance(count, int | float) or isinstance(count, bool) or count < 0:
+        raise bad_request(f"JSON schema: {name} must be a number that is not negative.")
+    if most is not None and count > most:
+        raise bad_request(f"JSON schema: {name} {count} is more than the {most} that are simulated.")
+    return int(count)
+
+
+def _string(schema: dict[str, Any]) -> str:
+    least = _count(schema, "minLength", _MOST_CHARS)
+    most = schema.get("maxLength")
+    if isinstance(schema.get("pattern"), str):
+        text = patterns.matching(schema["pattern"], least)
+        if isinstance(most, int) and len(text) > most:
+            raise bad_request(f"JSON schema: maxLength {most} is too short for the pattern as it is simulated.")
+        return text
+    known = _FORMATS.get(str(schema.get("format")))
+    if known is not None:
+        return known
+    text = _TEXT.ljust(least, ".")
+    return text[:most] if isinstance(most, int) and not isinstance(most, bool) and most >= 0 else text
+
+
+def _number(schema: dict[str, Any], *, whole: bool) -> int | float:
+    """A number within the bounds, 1 if that is one."""
+    names = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+    numbers = {name: _bound(schema, name) for name in names}
+    least, most = (_whole_bounds if whole else _real_bounds)(numbers)
+    step = numbers["multipleOf"] or 0
+    value = max(least, min(1, most))
+    if step > 0 and math.isfinite(value):
+        value = math.ceil(value / step) * step
+        value = value if value <= most else math.floor(most / step) * step
+    if not least <= value <= most or not math.isfinite(value) or (whole and value != int(value)):
+        raise bad_request("JSON schema: no number that is simulated is within the bounds.")
+    return int(value) if whole else value
+
+
+def _bound(schema: dict[str, Any], name: str) -> float | None:
+    value = schema.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _LARGEST:
+        raise bad_request(f"JSON schema: {name} must be a number.")
+    return value
+
+
+def _whole_bounds(numbers: dict[str, float | None]) -> tuple[float, float]:
+    least, most = -math.inf, math.inf
+    if (low := numbers["minimum"]) is not None:
+        least = math.ceil(low)
+    if (low := numbers["exclusiveMinimum"]) is not None:
+        least = max(least, math.floor(low) + 1)
+    if (high := numbers["maximum"]) is not None:
+        most = math.floor(high)
+    if (high := numbers["exclusiveMaximum"]) is not None:
+        most = min(most, math.ceil(high) - 1)
+    return least, most
+
+
+def _real_bounds(numbers: dict[str, float | None]) -> tuple[float, float]:
+    """As `_whole_bounds`; of bounds that are excluded a quarter of the range is kept away, at most a half."""
+    lows = [low for low in (numbers["minimum"], numbers["exclusiveMinimum"]) if low is not None]
+    highs = [high for high in (numbers["maximum"], numbers["exclusiveMaximum"]) if high is not None]
+    least, most = max(lows, default=-math.inf), min(highs, default=math.inf)
+    gap = min(0.5, (most - least) / 4)
+    if numbers["exclusiveMinimum"] is not None:
+        least += gap
+    if numbers["exclusiveMaximum"] is not None:
+        most -= gap
+    return least, most
+
+
+def _distinct(items: list[Any], least: int) -> list[Any]:
+    """Without repetitions. Raises Refusal if too few remain."""
+    kept: list[Any] = []
+    for place, item in enumerate(items):
+        other = f"{item}{place}" if isinstance(item, str) and item in kept else item
+        other = item + place if type(item) is int and item in kept else other
+        if other not in kept:
+            kept.append(other)
+    if len(kept) < least:
+        raise bad_request("JSON schema: uniqueItems together with minItems is not simulated for these items.")
+    return kept
+
+
+def _nesting_exceeds(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for node in level
+            if isinstance(node, dict | list)
+            for inner in (node.values() if isinstance(node, dict) else node)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
