@@ -11,16 +11,18 @@ longer. It is earliest deadline first (Liu, Layland 1973), where a prompt's dead
 """
 
 import heapq
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from itertools import count
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
 from dp_vllm_gateway.facts import Facts
 
 Waiting = TypeVar("Waiting")
+
+MOST_RANK: Final = 100
 
 
 class Entry(msgspec.Struct, Generic[Waiting], eq=False):
@@ -43,8 +45,11 @@ class Entry(msgspec.Struct, Generic[Waiting], eq=False):
 
 
 def rank_of(priority: int, *, outranks: bool) -> int:
-    """The rank of a request with this priority. Only one that may outrank others goes before them."""
-    return priority if outranks else max(0, priority)
+    """The rank of a request with this priority. Only one that may outrank others goes before them.
+
+    There are few ranks, since each costs time; within one rank a key's requests are in order of priority all the same.
+    """
+    return min(max(priority, -MOST_RANK if outranks else 0), MOST_RANK)
 
 
 class Line(Generic[Waiting]):
@@ -53,6 +58,8 @@ class Line(Generic[Waiting]):
     def __init__(self) -> None:
         self._flows: dict[str, dict[int, list[Entry[Waiting]]]] = {}
         """By key and rank, each in order."""
+        self._ranks: dict[int, list[tuple[float, int, str]]] = {}
+        """By rank the keys in order: when its next request begins, when the first one that waits arrived, the key."""
         self._starts: dict[str, float] = {}
         """When each key's next request begins, in virtual time: in tokens."""
         self._virtual = 0.0
@@ -73,38 +80,59 @@ class Line(Generic[Waiting]):
         if flows is None:
             flows = self._flows[entry.key] = {}
             self._starts[entry.key] = max(self._virtual, self._starts.get(entry.key, 0.0))
-        insort(flows.setdefault(entry.rank, []), entry, key=_order)
+        entries = flows.setdefault(entry.rank, [])
+        first = not entries or _order(entry) < _order(entries[0])
+        if first and entries:
+            self._unplace(entry.key, entry.rank)
+        insort(entries, entry, key=_order)
+        if first:
+            self._place(entry.key, entry.rank)
         self._count += 1
         self.unread += entry.unread
         self.cached += not entry.unread
 
     def in_order(self) -> Iterator[Entry[Waiting]]:
         """All, the one who is next first. Nobody may join or leave meanwhile."""
-        ranks: dict[int, list[tuple[str, list[Entry[Waiting]]]]] = {}
-        for key, flows in self._flows.items():
-            for rank, entries in flows.items():
-                if len(entries) == self._count:  # as where there are no keys: nothing is to be merged
-                    yield from entries
-                    return
-                ranks.setdefault(rank, []).append((key, entries))
-        starts = dict(self._starts)
-        for rank in sorted(ranks):
-            heap = [(starts[key], entries[0].arrival, 0, key, entries) for key, entries in ranks[rank]]
-            heapq.heapify(heap)
-            while heap:
-                _, _, place, key, entries = heap[0]
-                yield entries[place]
-                starts[key] += entries[place].charge
-                if place + 1 < len(entries):
-                    heapq.heapreplace(heap, (starts[key], entries[place + 1].arrival, place + 1, key, entries))
-                else:
-                    heapq.heappop(heap)
+        starts: dict[str, float] = {}
+        for rank in sorted(self._ranks):
+            keys = self._ranks[rank]
+            if len(keys) == len(self._ranks) == 1:  # as where there are no keys: nothing is to be merged
+                yield from self._flows[keys[0][2]][rank]
+                return
+            yield from self._in_rank(rank, keys, starts)
+
+    def _in_rank(
+        self, rank: int, keys: list[tuple[float, int, str]], starts: dict[str, float]
+    ) -> Iterator[Entry[Waiting]]:
+        """Those of one rank. `starts` has the keys of which some came before already. Looks at no more than it says."""
+        begun: list[tuple[float, int, int, str]] = []
+        """A heap of the keys of which some came before: start, arrival and place of the next request, the key."""
+        number = 0
+        while begun or number < len(keys):
+            if number < len(keys) and (not begun or keys[number][:2] < begun[0][:2]):
+                start, arrival, key = keys[number]
+                number += 1
+                place = 0
+                if key in starts:
+                    heapq.heappush(begun, (starts[key], arrival, 0, key))
+                    continue
+            else:
+                start, _, place, key = heapq.heappop(begun)
+            entries = self._flows[key][rank]
+            yield entries[place]
+            starts[key] = start + entries[place].charge
+            if place + 1 < len(entries):
+                heapq.heappush(begun, (starts[key], entries[place + 1].arrival, place + 1, key))
 
     def take(self, entry: Entry[Waiting]) -> None:
         """Its turn has come."""
         start = self._starts[entry.key]
         self._virtual = max(self._virtual, start)
+        for rank in self._flows[entry.key]:
+            self._unplace(entry.key, rank)
         self._starts[entry.key] = start + entry.charge
+        for rank in self._flows[entry.key]:
+            self._place(entry.key, rank)
         self.leave(entry)
 
     def leave(self, entry: Entry[Waiting]) -> bool:
@@ -113,9 +141,14 @@ class Line(Generic[Waiting]):
         entries = flows.get(entry.rank, [])
         if entry not in entries:
             return False
+        first = entries[0] is entry
+        if first:
+            self._unplace(entry.key, entry.rank)
         entries.remove(entry)
         if not entries:
             del flows[entry.rank]
+        elif first:
+            self._place(entry.key, entry.rank)
         if not flows:
             del self._flows[entry.key]
         self._count -= 1
@@ -124,6 +157,18 @@ class Line(Generic[Waiting]):
         if not self._count:
             self._starts.clear()  # nobody waits for anybody: all begin anew
         return True
+
+    def _place(self, key: str, rank: int) -> None:
+        insort(self._ranks.setdefault(rank, []), self._place_of(key, rank))
+
+    def _unplace(self, key: str, rank: int) -> None:
+        keys = self._ranks[rank]
+        del keys[bisect_left(keys, self._place_of(key, rank))]
+        if not keys:
+            del self._ranks[rank]
+
+    def _place_of(self, key: str, rank: int) -> tuple[float, int, str]:
+        return self._starts[key], self._flows[key][rank][0].arrival, key
 
     def waiting_of(self, key: str) -> int:
         """How many requests of a key wait."""

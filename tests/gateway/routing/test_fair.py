@@ -48,10 +48,17 @@ def test_everybody_s_turn_comes_once_the_lower_rank_first(requests: list[tuple[i
     assert (len(line), line.unread, list(line.in_order())) == (0, 0, [])
 
 
-@given(REQUESTS)
-def test_the_order_that_is_foreseen_is_the_one_that_comes(requests: list[tuple[int, str, int, float]]) -> None:
+@given(REQUESTS, st.lists(st.integers(0, 39)))
+def test_the_order_that_is_foreseen_is_the_one_that_comes(
+    requests: list[tuple[int, str, int, float]], leaving: list[int]
+) -> None:
     line: Line[int] = Line()
-    joined(line, requests)
+    entries = joined(line, requests[:20])
+    taken(line, 3)
+    entries += joined(line, requests[20:])
+    for number in leaving:
+        if number < len(entries):
+            line.leave(entries[number])
     foreseen = [each.waiting for each in line.in_order()]
     assert taken(line) == foreseen
 
@@ -128,6 +135,9 @@ def test_a_priority_that_outranks_goes_before_all_keys_and_one_above_zero_after_
     for number, (priority, key, outranks) in enumerate([(0, "a", False), (5, "a", False), (-5, "b", True)]):
         line.join(entry(number, rank_of(priority, outranks=outranks), key, 1, priority=priority))
     assert taken(line) == [2, 0, 1]
+    for number, priority in enumerate([10**30, 200, 100]):
+        line.join(entry(number, rank_of(priority, outranks=False), "a", 1, priority=priority))
+    assert taken(line) == [2, 1, 0], "there are few ranks, and the order is the same"
 
 
 def test_a_prompt_that_was_not_read_is_paid_for_by_its_charge() -> None:
