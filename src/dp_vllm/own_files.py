@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from dp_vllm.errors import UserError
 
@@ -30,9 +30,14 @@ def read_write(path: Path) -> int:
     return _opened(path, os.O_RDWR, PRIVATE)
 
 
+def opened(path: Path) -> BinaryIO:
+    """A file of this user to read. Raises OSError with a sentence, or FileNotFoundError."""
+    return open(_opened(path, os.O_RDONLY, PRIVATE), "rb")
+
+
 def read(path: Path) -> bytes:
     """What a file of this user holds. Raises OSError with a sentence, or FileNotFoundError."""
-    with open(_opened(path, os.O_RDONLY, PRIVATE), "rb") as file:
+    with opened(path) as file:
         return file.read()
 
 

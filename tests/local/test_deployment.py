@@ -69,6 +69,16 @@ def test_no_two_replicas_have_the_same_fixed_port(tmp_path: Path) -> None:
         assert "PROMETHEUS_MULTIPROC_DIR" not in environment
 
 
+def test_events_on_ports_next_to_each_other_are_warned_of_where_replicas_would_meet(tmp_path: Path) -> None:
+    endpoints = '{"endpoint": "tcp://*:5557", "replay_endpoint": "tcp://*:5558"}'
+    words = ("m", "--engine", "sim", "--host", "127.0.0.1", "--kv-events-config", endpoints)
+    assert deployed(tmp_path, *words).warnings == ()
+    assert deployed(tmp_path, *words, "-dp", "2").warnings == (
+        "--kv-events-config: the replicas 0 and 1 both listen on port 5558, because each adds its number: one will "
+        "fail; put endpoint and replay_endpoint 2 ports apart or more",
+    )
+
+
 def test_further_replicas_are_as_the_first_on_what_those_leave_free(tmp_path: Path) -> None:
     words = ("m", "--engine", "sim", "-dp", "2", "-tp", "2", "--replica-ports", "9000")
     deployment = deployed(tmp_path, *words, CUDA_VISIBLE_DEVICES="7,6,5,4,3,2")

@@ -91,6 +91,7 @@ def test_rotated_logs_are_as_private_as_the_log_and_no_link_is_followed(log: Pat
         with pytest.raises(OSError, match="symbolic link"):
             write(log)
     assert precious.read_text() == "as it was"
+    assert last_lines(log) == list(Follower(log).new_lines()) == [], "nor is what it points to shown"
 
 
 def test_a_small_or_missing_log_is_not_rotated(log: Path) -> None:

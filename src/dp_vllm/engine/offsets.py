@@ -18,6 +18,7 @@ TRANSFER: Final = "--kv-transfer-config"
 ENCODERS: Final = "--ec-transfer-config"
 FLAGS: Final = (EVENTS, TRANSFER, ENCODERS)
 
+_BOUND: Final = re.compile(r"tcp://(?:\*|\[?::\]?):(\d+)")
 _EVENTS_ENDPOINT: Final = "tcp://*:5557"
 """vLLM's default."""
 
@@ -72,6 +73,12 @@ def own(words: Sequence[str], in_file: Mapping[str, str], environ: Mapping[str, 
     ]
     values = {flag: " ".join(_values_of(flag, items)) or in_file.get(flag, "") for flag in FLAGS}
     return Own((*changed, *_default_events(items, rank)), dict(_ports(values, environ, rank, workers)))
+
+
+def events_ports(words: Sequence[str]) -> frozenset[int]:
+    """The ports on which an engine with these words publishes events and replays them, where it binds them."""
+    text = " ".join(_values_of(EVENTS, known_flags().read(words)))
+    return frozenset(int(port) for port in _BOUND.findall(text))
 
 
 def _values_of(flag: str, items: Sequence[Typed]) -> Iterator[str]:

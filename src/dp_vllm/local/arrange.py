@@ -80,7 +80,7 @@ def arrange(
         hang_timeout_seconds=settings.hang_timeout_seconds,
         directory=directory,
         more=more,
-        warnings=(*asked.notes, *_warnings(settings, models, visible, job)),
+        warnings=(*asked.notes, *_warnings(settings, models, visible, job), *_meeting_events(replicas)),
     )
 
 
@@ -231,6 +231,21 @@ def _demand_apart(settings: Settings, copies: int) -> None:
     port = settings.port or names.DEFAULT_PORT
     if settings.uds is None and settings.replica_ports <= port <= last:
         raise BadSettings(f"--replica-ports: the replicas' ports {span} include the endpoint's own, {port}")
+
+
+def _meeting_events(replicas: Sequence[Replica]) -> Iterator[str]:
+    """A warning if two engines would publish or replay events on one port, as with ports next to each other."""
+    owners: dict[int, str] = {}
+    for replica in replicas:
+        for port in offsets.events_ports(replica.command.argv):
+            if owner := owners.get(port):
+                yield (
+                    f"{offsets.EVENTS}: the replicas {owner} and {replica.name} both listen on port {port}, because "
+                    "each adds its number: one will fail; put endpoint and replay_endpoint "
+                    f"{len(replicas)} ports apart or more"
+                )
+                return
+            owners[port] = replica.name
 
 
 def _warnings(

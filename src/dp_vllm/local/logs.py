@@ -74,14 +74,14 @@ def size(path: Path) -> int:
 
 
 def last_lines(path: Path, since: int = 0) -> list[str]:
-    """The last lines, from byte `since` on at most; empty if there is no log yet."""
+    """The last lines, from byte `since` on at most; empty if there is no log of ours yet."""
     try:
-        with path.open("rb") as file:
+        with own_files.opened(path) as file:
             end = file.seek(0, os.SEEK_END)
             begin = since if since <= end else 0  # it was rotated meanwhile
             file.seek(max(begin, end - _TAIL_BYTES))
             return [_shown(line) for line in file.read().split(b"\n") if line]
-    except FileNotFoundError:
+    except OSError:
         return []
 
 
@@ -89,7 +89,7 @@ def begin_of_last(path: Path, lines: int) -> int:
     """At which byte the last so many lines begin; 0 if there are not so many, or no log yet."""
     if not path.exists():
         return 0
-    with path.open("rb") as file:
+    with own_files.opened(path) as file:
         at = file.seek(0, os.SEEK_END)
         wanted = lines + 1  # the line feed before the first of them
         while at > 0:
@@ -127,7 +127,7 @@ class Follower:
     def new_lines(self) -> Iterator[str]:
         """The whole lines that were appended since the last call."""
         try:
-            with self.path.open("rb") as file:
+            with own_files.opened(self.path) as file:
                 end = file.seek(0, os.SEEK_END)
                 older = self._rotation()
                 if end < self._at or older != self._older:
@@ -137,7 +137,7 @@ class Follower:
                     self._at, self._begun = end - _TAIL_BYTES, b""
                 file.seek(self._at)
                 data = file.read(end - self._at)
-        except FileNotFoundError:
+        except OSError:  # there is none yet, or another user put something in its place
             return
         self._at += len(data)
         *lines, begun = (self._begun + data).split(b"\n")

@@ -17,6 +17,7 @@ from typing import Final
 
 import psutil
 
+from dp_vllm import own_files
 from dp_vllm.local import logs, pids
 
 SECONDS: Final = 3.0
@@ -40,7 +41,7 @@ def take(guardian: int, main: int, log: Path) -> str:
             with contextlib.suppress(OSError):
                 logs.append(log, f"dp-vllm: process {pid} ({_name(pid)})")
             _abort(pid)
-    with contextlib.suppress(OSError), log.open("rb") as file:
+    with contextlib.suppress(OSError), own_files.opened(log) as file:
         file.seek(begin)
         return file.read().decode(errors="replace")
     return ""
