@@ -26,6 +26,9 @@ _AFTER: Final[dict[Failure, tuple[int, str]]] = {
 TOLD_MOST: Final = 8
 """Of so many replicas a refusal tells how they are."""
 
+LONGEST: Final = 200
+"""Characters of a model's name that a refusal repeats: the client chooses it."""
+
 NO_RETRY: Final = {"x-should-retry": "false"}
 """OpenAI's client repeats every 5xx by itself; this stops it where a repeat does harm."""
 
@@ -53,7 +56,7 @@ def model_missing(models: Sequence[str]) -> Refusal:
 
 def model_unknown(model: str, models: Sequence[str]) -> Refusal:
     """Several models are served, and the request names another."""
-    message = f"The model `{model}` does not exist. Served are: {', '.join(models)}."
+    message = f"The model `{model[:LONGEST]}` does not exist. Served are: {', '.join(models)}."
     return Refusal(404, message, code="model_not_found")
 
 

@@ -28,6 +28,7 @@ class Refusal(Exception):
     def __init__(
         self, status: int, message: str, *, code: str | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
+        message = message.encode("utf-8", "replace").decode()  # it may quote what a client sent
         super().__init__(message)
         self.status = status
         self.message = message

@@ -57,6 +57,8 @@ async def test_what_is_known_beforehand_counts_before_any_engine_was_asked(pool:
     ("model", "status", "message"),
     [
         (None, 400, "`model` is missing. Served are: a, a!, b, b!."),
+        ("\ud800", 404, "The model `?` does not exist. Served are: a, a!, b, b!."),
+        ("x" * 10_000, 404, f"The model `{'x' * 200}` does not exist. Served are: a, a!, b, b!."),
         ("c", 404, "The model `c` does not exist. Served are: a, a!, b, b!."),
         ("a", 503, "no replica of a is available (0 of 1); replica a-0: starting - a-0 loads"),
     ],
