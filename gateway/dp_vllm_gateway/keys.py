@@ -40,6 +40,7 @@ class _File:
         self._admin = admin
         self._stamp: _Stamp | None = None
         self._was_good = False
+        self._was_read = False
 
     def refresh(self) -> bool:
         """Read it again if it changed; whether it did.
@@ -63,8 +64,9 @@ class _File:
 
     def _take(self, keys: Iterable[api_keys.ApiKey], problem: str) -> bool:
         same = problem != "" and problem == self.problem
-        if problem and not same:
+        if problem and not same and self._was_read:  # the first one is reported by the server
             log.error("%s", problem)
+        self._was_read = True
         self.problem = problem
         self.holders = {_digest(each.key): Holder(each.name, each.admin or self._admin) for each in keys}
         return not same
@@ -126,9 +128,12 @@ class Keys:
 
     def demand_usable(self) -> None:
         """Raise UserError if a file cannot be used from the start."""
-        for each in self._files:
-            if each.problem:
-                raise UserError(f"{each.flag}: {each.problem}")
+        for problem in self.problems():
+            raise UserError(problem)
+
+    def problems(self) -> list[str]:
+        """Why files hold no keys, each with its flag."""
+        return [f"{each.flag}: {each.problem}" for each in self._files if each.problem]
 
 
 def replica_key(key: str | None, file: Path | None) -> str | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import math
 import random
 import signal
@@ -26,6 +27,8 @@ from dp_vllm_gateway.peers.streams import Streams
 from dp_vllm_gateway.pool import Pool
 from dp_vllm_gateway.probe import Probes
 from dp_vllm_gateway.workers.place import Place
+
+log = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 0.5
 """How often time limits and files are looked at."""
@@ -63,6 +66,8 @@ async def _serve(config: GatewayConfig, journal: Journal | None, place: Place | 
     keys = Keys(config.api_keys, config.api_key_file, config.admin_api_keys, config.admin_api_key_file)
     if config.kubernetes is None:  # in a cluster the Secret may come later
         keys.demand_usable()
+    for problem in keys.problems():
+        log.error("%s", problem)
     limits = config.limits
     pool = Pool(
         connect_seconds=limits.connect_seconds,

@@ -96,7 +96,21 @@ def test_a_config_file_becomes_flags(tmp_path: Path) -> None:
 
 def test_what_a_cluster_cannot_take_is_told_and_no_secret_is(tmp_path: Path) -> None:
     words = [
-        *("org/m", "--api-key", "hunter2", "--port", "9000", "--gpu-groups", "0", "-pcp", "2", "--hf-token", "hunter3"),
+        *(
+            "org/m",
+            "--api-key",
+            "hunter2",
+            "--admin-api-key",
+            "hunter4",
+            "--port",
+            "9000",
+            "--gpu-groups",
+            "0",
+            "-pcp",
+            "2",
+            "--hf-token",
+            "hunter3",
+        ),
         *(
             "--served-model-name",
             "a",
@@ -140,7 +154,8 @@ def test_what_a_cluster_cannot_take_is_told_and_no_secret_is(tmp_path: Path) -> 
         },
     }
     assert sorted(remark.split(": ")[0] for remark in made.remarks) == [
-        *("--api-key", "--engine", "--gpu-groups", "--hf-token", "--metrics-port", "--port", "--queue-seconds"),
+        *("--admin-api-key", "--api-key", "--engine", "--gpu-groups", "--hf-token", "--metrics-port", "--port"),
+        "--queue-seconds",
         *("--served-model-name", "--ssl-certfile", "-pcp"),
     ]
     assert "--hf-token: use spec.hfTokenSecretRef" in made.remarks

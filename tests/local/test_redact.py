@@ -18,6 +18,7 @@ ENVIRONMENT = {
     [
         (["vllm", "serve", "m", "--api-key", "abc", "x"], "vllm serve m --api-key *** ***"),
         (["--api-key=abc", "--port", "80"], "--api-key=*** --port 80"),
+        (["--admin-api-key", "abc", "d"], "--admin-api-key *** ***"),
         (["--hf-token", "hub-secret-1", "--seed", "1"], "--hf-token *** --seed 1"),
         (["--api_key", "a b"], "--api_key ***"),
         (["--tokenizer", "/m", "--max-num-batched-tokens", "8192"], "--tokenizer /m --max-num-batched-tokens 8192"),
