@@ -12,7 +12,9 @@ ROOT: Final = Path(__file__).parents[1]
 RESERVED: Final = re.compile(r"//([^/]*\.)?(example|invalid|test|localhost|example\.(com|net|org))(/|$)")
 """Names that nobody can have (RFC 2606): a home there is a placeholder."""
 
-HOMES: Final = ("pyproject.toml", "charts/dp-vllm/Chart.yaml", "docker/Dockerfile")
+CHART_README: Final = "charts/dp-vllm/README.md"
+"""Read in the chart's package and on Artifact Hub, where no other file is."""
+HOMES: Final = ("pyproject.toml", "charts/dp-vllm/Chart.yaml", "docker/Dockerfile", CHART_README)
 """Files that say where the project is at home; `make home URL=...` writes into all of them."""
 
 _IMAGE: Final = re.compile(r"(?<![\w./-])dp-vllm/(?:dp-vllm|gateway|operator|sim):([\w.-]+)")
@@ -21,6 +23,7 @@ _USES_IMAGES: Final = ("README.md", "docs/kubernetes.md", "examples/compose.yaml
 _IN_CHART: Final = ("home", "icon", "sources", "maintainers", "keywords", "description", "kubeVersion")
 _FOR_ARTIFACT_HUB: Final = ("category", "license", "operator", "images", "crds", "crdsExamples", "links")
 _LABELS: Final = ("title", "description", "licenses", "vendor", "url", "source", "documentation")
+_LINK: Final = re.compile(r"\]\(([^)]*)\)")
 _URL: Final = re.compile(r"""https?://[^\s"'<>)\],}]+""")
 
 
@@ -62,8 +65,9 @@ def _homes(root: Path) -> Iterator[str]:
         if not target.startswith(url):
             yield f"pyproject.toml: urls.{name} is {target}, which is not at {url}"
     for file in HOMES[1:]:
-        for target in _URL.findall((root / file).read_text()):
-            if not target.startswith(url):
+        text = (root / file).read_text()
+        for target in _LINK.findall(text) if file == CHART_README else _URL.findall(text):
+            if not target.startswith((url, "#")):
                 yield f"{file}: {target} is not at {url}"
 
 
