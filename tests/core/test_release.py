@@ -33,7 +33,7 @@ def test_all_files_agree() -> None:
         ("pyproject.toml", 'version = "0', 'version = "9', "Chart.yaml: appVersion is 0"),
         ("docs/kubernetes.md", "dp-vllm/sim:0", "dp-vllm/sim:9", "docs/kubernetes.md: names an image of 9"),
         ("charts/dp-vllm/Chart.yaml", "home: https://", "home: https://x.", "Chart.yaml: https://x."),
-        ("charts/dp-vllm/README.md", "](https://git.example.org/dp-vllm/blob/HEAD/", "](../", "is not at https://"),
+        ("charts/dp-vllm/README.md", f"]({FACTS.home()}/blob/HEAD/", "](../", "is not at https://"),
         ("charts/dp-vllm/Chart.yaml", "icon:", "picture:", "Chart.yaml: icon is missing"),
         ("charts/dp-vllm/Chart.yaml", "artifacthub.io/crds:", "artifacthub.io/c:", "artifacthub.io/crds is missing"),
         ("docker/Dockerfile", "image.source", "image.sauce", "no label org.opencontainers.image.source"),
