@@ -88,6 +88,7 @@ class Gateway:
         workers = self._team(Datagrams(place), self._answers(exposition)) if place is not None else None
         self.team = workers or (self._team(peers, {}) if peers is not None else None)
         """Those that are told what this process does, and tell, if there are any."""
+        exposition.websockets = self.websockets.open
         exposition.peers = peers.count if peers is not None else None
         exposition.message_errors = self.team.errors if self.team is not None else None
         self.own = OwnAnswers(

@@ -1,6 +1,6 @@
 """What `/metrics` says: the gateway's own series, its process's, and the engines'."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -40,6 +40,8 @@ class Exposition:
         self._process = ProcessCollector(registry=None)
         self.message_errors: MessageErrors | None = None
         """Of messages to and from other gateway processes, if there are any."""
+        self.websockets: Mapping[str, int] = {}
+        """How many are open, by replica."""
         self.peers: Callable[[], int] | None = None
         """How many other gateways this one tells what it does, if it does so at all."""
 
@@ -59,6 +61,9 @@ class Exposition:
         yield from _requests(self._metrics)
         yield from _times(self._metrics.times)
         yield from _replicas(members, now)
+        yield _gauge(
+            "websockets", "WebSockets that are open", ((m.name, self.websockets.get(m.name, 0)) for m in members)
+        )
         yield GaugeMetricFamily("dp_vllm_body_bytes", "Bytes of request bodies held", self._bodies.held_bytes)
         yield GaugeMetricFamily("dp_vllm_queue_requests", "That wait for a replica with room", self._queue.requests)
         text = "Requests that left a full queue for one of an API key of which fewer waited"

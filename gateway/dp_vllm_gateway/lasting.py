@@ -4,6 +4,9 @@ An engine that starts anew has none of them, so they are repeated to it. Pure bo
 and repeats them. It is kept in memory: a gateway that is restarted has forgotten it, and whoever restarts a replica
 after that loads its adapters again. A restart is known by the endpoint's new incarnation, or by a look that found the
 old engine gone; one between two looks at an endpoint that somebody else starts is not seen.
+
+Changes of one thing are in the order in which this process made them or was sent them: of two that clients make through
+two processes at the same moment, each process may keep another.
 """
 
 import re

@@ -278,7 +278,7 @@ def part(size: int, of: int = 900_000) -> bytes:
     return b"\x02\xff" + of.to_bytes(8) + bytes(4) + bytes(size)
 
 
-async def test_a_key_has_its_share_of_a_replicas_slots_and_all_websockets_have_half(limited: str) -> None:
+async def test_a_key_has_its_share_of_a_replicas_slots_and_all_websockets_have_half(limited: str, admin: str) -> None:
     bearers = {key: {"Authorization": f"Bearer {key}"} for key in "ab"}
     async with connected(limited, headers=bearers["a"]), connected(limited, headers=bearers["a"]):
         error = await refused(limited, headers=bearers["a"])
@@ -286,6 +286,7 @@ async def test_a_key_has_its_share_of_a_replicas_slots_and_all_websockets_have_h
         async with connected(limited, headers=bearers["b"]) as socket:
             await socket.send_str("hello")
             assert await socket.receive_str() == "hello"
+            assert series(admin, 'dp_vllm_replica_websockets{replica="0"}') == 3
     async with connected(limited, headers=bearers["a"]):
         pass
 
