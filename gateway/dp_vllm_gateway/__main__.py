@@ -180,7 +180,7 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
     "--allowed-origins",
     callback=_json_list,
     metavar="JSON",
-    help="Origins whose pages may call (CORS); '[]' for none.  [default: '[\"*\"]', as vLLM]",
+    help="Origins whose pages may call (CORS), '[\"*\"]' for all. Engines have no say in it.  [default: none, as vLLM]",
 )
 @click.option("--allowed-methods", callback=_json_list, metavar="JSON")
 @click.option("--allowed-headers", callback=_json_list, metavar="JSON")
@@ -306,7 +306,7 @@ def _tls(given: dict[str, Any]) -> Tls | None:
 
 def _cors(given: dict[str, Any]) -> Cors:
     return Cors(
-        origins=_or_all(given["allowed_origins"]),
+        origins=given["allowed_origins"] or (),
         methods=_or_all(given["allowed_methods"]),
         headers=_or_all(given["allowed_headers"]),
         credentials=given["allow_credentials"],

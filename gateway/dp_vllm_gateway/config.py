@@ -83,9 +83,9 @@ class Tls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cors:
-    """Which web pages of other origins may use the endpoint; by default all, without cookies, as in vLLM."""
+    """Which web pages of other origins may use the endpoint; none by default, as in vLLM."""
 
-    origins: tuple[str, ...] = ("*",)
+    origins: tuple[str, ...] = ()
     methods: tuple[str, ...] = ("*",)
     headers: tuple[str, ...] = ("*",)
     credentials: bool = False

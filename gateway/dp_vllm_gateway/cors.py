@@ -11,21 +11,23 @@ from aiohttp import web
 from dp_vllm_gateway import replies
 from dp_vllm_gateway.config import Cors
 
-_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY")
 
 _SAFE_HEADERS: Final = ("Accept", "Accept-Language", "Content-Language", "Content-Type")
 """A page may always send these."""
 
 _ORIGIN_VARIES: Final = {"Vary": "Origin"}
 
-_PREFLIGHT_VARIES: Final = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
+_PREFLIGHT_VARIES: Final = (
+    "Origin, Access-Control-Request-Method, Access-Control-Request-Headers, Access-Control-Request-Private-Network"
+)
 
 
 def preflight(cors: Cors, read: Mapping[bytes, bytes]) -> web.Response:
     """The answer to OPTIONS. `read` is what the gateway reads of its headers, by lower-case name."""
     origin = _text(read.get(b"origin"))
     method = _text(read.get(b"access-control-request-method"))
-    if not cors.origins or origin is None or method is None:
+    if origin is None or method is None:
         return replies.error(405, "OPTIONS is answered only to browsers", headers={"Allow": "GET, POST, DELETE"})
     wanted = _text(read.get(b"access-control-request-headers"))
     methods = _METHODS if "*" in cors.methods else cors.methods
@@ -51,15 +53,13 @@ def preflight(cors: Cors, read: Mapping[bytes, bytes]) -> web.Response:
 
 def headers(cors: Cors, origin: bytes | None) -> dict[str, str]:
     """What an answer says of it. `Vary` is for caches: another origin may get another answer."""
-    if not cors.origins:
-        return {}
     return _ORIGIN_VARIES if origin is None else _of_origin(cors, origin.decode("latin-1")) | _ORIGIN_VARIES
 
 
 def lines(cors: Cors, origin: bytes | None) -> bytes:
     """The same as header lines."""
     if origin is None:
-        return b"vary: Origin\r\n" if cors.origins else b""
+        return b"vary: Origin\r\n"
     return "".join(f"{name}: {value}\r\n" for name, value in headers(cors, origin).items()).encode("latin-1")
 
 

@@ -112,7 +112,6 @@ def test_defaults_are_filled_in(kubectl: Kubectl) -> None:
             "policy": "prefix",
             "prefixWeight": 12,
             "firstByteSeconds": 0,
-            "allowedOrigins": ["*"],
             "service": {"type": "ClusterIP", "port": 80},
         },
     }

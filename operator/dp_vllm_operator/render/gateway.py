@@ -7,7 +7,7 @@ from msgspec import UNSET
 
 from dp_vllm import names
 from dp_vllm.spec import AdminApiKeysKey, ApiKeysKey
-from dp_vllm.spec.gateway import ALL_PAGES, Gateway
+from dp_vllm.spec.gateway import Gateway
 from dp_vllm_operator.model import Model
 from dp_vllm_operator.render import lost_node
 from dp_vllm_operator.settings import ALL_IPV4, Settings
@@ -153,7 +153,7 @@ def _further_args(gateway: Gateway) -> list[str]:
     args = []
     if gateway.first_byte_seconds:
         args += ["--first-byte-seconds", str(gateway.first_byte_seconds)]
-    if gateway.allowed_origins != ALL_PAGES:
+    if gateway.allowed_origins:
         args += ["--allowed-origins", json.dumps(gateway.allowed_origins)]
     return args
 

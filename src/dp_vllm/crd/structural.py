@@ -100,8 +100,6 @@ def _plain(node: Schema) -> Schema:
         node[_INT_OR_STRING] = True
     if "enum" in node:
         node["type"] = "string"
-    if isinstance(node.get("default"), tuple):
-        node["default"] = list(node["default"])
     if node.get("type") == "object" and not node.keys() & {"properties", "additionalProperties"}:
         node[_UNTYPED] = True
     return node

@@ -1,7 +1,7 @@
 """The gateway in front of the replicas."""
 
 import enum
-from typing import Annotated, Final
+from typing import Annotated
 
 from msgspec import UNSET, Meta, UnsetType
 
@@ -17,9 +17,6 @@ Origin = Annotated[
         256,
     ),
 ]
-
-
-ALL_PAGES: Final = ("*",)
 
 
 class ServiceType(enum.Enum):
@@ -78,12 +75,12 @@ class Gateway(Part, frozen=True):
     allowed_origins: Annotated[
         tuple[Origin, ...],
         Meta(
-            description="Web pages that may use the endpoint (CORS), by their origins; `*` for all. As in vLLM all "
-            "may, without cookies. What engines say of it does not count.",
+            description="Web pages that may use the endpoint (CORS), by their origins; `*` for all. None if left out, "
+            "as in vLLM. What engines say of it does not count.",
             max_length=64,
             extra_json_schema=ATOMIC,
         ),
-    ] = ALL_PAGES
+    ] = ()
     service: Annotated[Service, Meta(description="The Service that clients use. It has the name of the DPModel.")] = (
         Service()
     )

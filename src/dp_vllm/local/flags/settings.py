@@ -224,8 +224,8 @@ ENDPOINT: Final = (
     Setting(
         "--allowed-origins",
         "JSON",
-        '["*"]',
-        "web pages that may use the endpoint (CORS); [] for none. Engines are not asked",
+        "[]",
+        "web pages that may use the endpoint (CORS), by their origins; engines have no say in it",
         values.json_list,
         gateway=True,
     ),
