@@ -13,16 +13,22 @@ from typing import Any
 
 import deployments
 import openai
+import programs
 import pytest
+import wire
 
 ENGINES = ["sim", pytest.param("vllm", marks=pytest.mark.vllm)]
 KEYS = ["first-key", "second-key"]
+PAGE = "https://app.example"
+CHAT = {"model": deployments.MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
 EXAMPLE = Path(__file__).parents[2] / "examples" / "chat.py"
 
 
 @pytest.fixture(scope="module", params=ENGINES)
 def deployment(request: pytest.FixtureRequest) -> Iterator[deployments.Served]:
-    with deployments.serve("--api-key", *KEYS, engine=request.param, replicas=2) as served:
+    flags = ("--api-key", *KEYS, "--allowed-origins", json.dumps([PAGE]))
+    environ = {"VLLM_SERVER_DEV_MODE": "1"}
+    with deployments.serve(*flags, engine=request.param, replicas=2, environ=environ) as served:
         yield served
 
 
@@ -114,6 +120,75 @@ def test_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
 def test_malformed_json_is_a_bad_request(deployment: deployments.Served) -> None:
     with pytest.raises(urllib.error.HTTPError, match="400"):
         post(deployment.url, "/v1/chat/completions", b'{"messages": [}')
+
+
+def ask(deployment: deployments.Served, method: str, path: str, body: Any = None, **headers: str) -> wire.Answer:
+    """One request with a key; underscores in the names of headers are dashes."""
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    return wire.ask(deployment.url, method, path, body, {"authorization": f"Bearer {KEYS[0]}", **given})
+
+
+def test_only_pages_of_the_named_origin_may_read_answers(deployment: deployments.Served) -> None:
+    answer = ask(deployment, "POST", "/v1/chat/completions", CHAT, origin=PAGE)
+    assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, PAGE)
+    other = ask(deployment, "POST", "/v1/chat/completions", CHAT, origin="https://other.example")
+    assert other.status == 200 and "access-control-allow-origin" not in other.headers
+    wanted = {"access_control_request_method": "POST", "access_control_request_headers": "authorization,content-type"}
+    preflight = ask(deployment, "OPTIONS", "/v1/chat/completions", origin=PAGE, **wanted)
+    assert (preflight.status, preflight.headers["access-control-allow-origin"]) == (200, PAGE)
+
+
+def test_a_slash_too_many_stays_at_the_endpoint(deployment: deployments.Served) -> None:
+    answer = ask(deployment, "POST", "/v1/chat/completions/", CHAT)
+    if answer.status == 307:
+        place = answer.headers["location"]
+        assert place.startswith(("/", f"{deployment.url}/")), place
+        answer = ask(deployment, "POST", place.removeprefix(deployment.url), CHAT)
+    assert answer.status == 200 and answer.json()["choices"]
+
+
+@pytest.mark.parametrize(
+    ("method", "plain", "encoded"),
+    [
+        ("POST", "/v1/chat/completions", "/v1/chat%2Fcompletions"),
+        ("POST", "/v1/chat/completions", "/v1/%63hat/completions"),
+        ("POST", "/v1/chat/completions", "/v1/chat/completions#x"),
+        ("POST", "/collective_rpc", "/collective%5Frpc"),
+        ("POST", "/collective_rpc", "/%63ollective_rpc#x"),
+        ("POST", "/scale_elastic_ep", "/scale%5Felastic_ep"),
+        ("POST", "/v1/load_lora_adapter", "/v1/load%5Flora_adapter"),
+        ("GET", "/is_sleeping", "/is%5Fsleeping"),
+        ("GET", "/metrics", "/%6detrics"),
+        ("GET", "/v1/models", "/v1/%6Dodels"),
+        ("GET", "/docs", "/%64ocs"),
+    ],
+)
+def test_an_encoded_path_is_the_plain_one_or_is_refused(
+    deployment: deployments.Served, method: str, plain: str, encoded: str
+) -> None:
+    body = CHAT if method == "POST" else None
+    expected, got = (ask(deployment, method, path, body) for path in (plain, encoded))
+    assert got.status in (expected.status, 400), got.body
+
+
+def retries(deployment: deployments.Served) -> str:
+    """How many attempts the gateway made that were not a request's first, as its page of metrics has it."""
+    lines = ask(deployment, "GET", "/metrics").body.decode().splitlines()
+    return next(line for line in lines if line.startswith("dp_vllm_retries_total"))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_abort_that_was_requested_is_the_answer(deployment: deployments.Served, stream: bool) -> None:
+    body = CHAT | {"max_tokens": 1900, "stream": stream, "ignore_eos": True}
+    before = retries(deployment)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ask, deployment, "POST", "/v1/chat/completions", body)
+        programs.wait_until(lambda: deployment.in_flight() == 1, "the request is at a replica")
+        while not waiting.done():
+            assert ask(deployment, "POST", "/abort_requests", {}).status == 200
+    answer = waiting.result()
+    assert (answer.status, b'"finish_reason":"abort"' in answer.body) == (200, True)
+    assert retries(deployment) == before
 
 
 def test_many_threads_are_answered_by_both_replicas(client: openai.OpenAI) -> None:

@@ -38,6 +38,22 @@ def test_it_describes_the_routes_it_has(sim: Program) -> None:
             assert route_of(method.upper(), path.replace("{", "").replace("}", "")) is not UNKNOWN, (method, path)
 
 
+def test_its_description_has_bodies_that_it_takes(sim: Program) -> None:
+    described = ask(sim.url, "GET", "/openapi.json").json()
+    schemas = described["components"]["schemas"]
+    taken = 0
+    for path, methods in described["paths"].items():
+        asked = methods.get("post", {}).get("requestBody")
+        if asked is None:
+            continue
+        schema = schemas[asked["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]]
+        if "example" in schema:
+            assert post(sim, path, schema["example"]).status == 200, path
+            taken += 1
+    assert taken >= 5
+    assert "tools" in schemas["ChatCompletionRequest"]["properties"]
+
+
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
 def test_it_has_a_page_for_people(sim: Program, path: str) -> None:
     answer = ask(sim.url, "GET", path)

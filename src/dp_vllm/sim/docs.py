@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
+from dp_vllm.sim import descriptions
 from dp_vllm.sim.app import FINGERPRINT, VLLM_VERSION, App
 
 _PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
@@ -15,17 +16,18 @@ _PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
 
 
 async def openapi(app: App, request: web.BaseRequest) -> web.StreamResponse:
-    """Paths and methods; bodies are not described."""
+    """Paths and methods, and bodies as far as `descriptions` has them."""
     paths: dict[str, Any] = {}
     for method, path in app.route_list:
         names = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
             for name in re.findall(r"\{(\w+)\}", path)
         ]
-        described: dict[str, Any] = {"responses": {"200": {"description": "Successful Response"}}}
+        described = descriptions.operation(path)
         paths.setdefault(path, {})[method.lower()] = described | ({"parameters": names} if names else {})
     info = {"title": f"vLLM, simulated by {FINGERPRINT}", "version": f"{VLLM_VERSION}+simulated"}
-    return app.json({"openapi": "3.1.0", "info": info, "paths": paths})
+    components = {"schemas": descriptions.COMPONENTS}
+    return app.json({"openapi": "3.1.0", "info": info, "paths": paths, "components": components})
 
 
 async def page(app: App, request: web.BaseRequest) -> web.StreamResponse:

@@ -11,9 +11,15 @@ Flags of vllm serve that change something here, the others are read and ignored:
   --block-size --num-gpu-blocks-override --enable-prefix-caching --enable-prompt-tokens-details
   --runner --convert --shutdown-timeout --sse-keep-alive-interval --enable-force-include-usage
   --enable-request-id-headers --enable-server-load-tracking --enable-tokenizer-info-endpoint
+  --allowed-origins --allowed-methods --allowed-headers --allow-credentials --max-logprobs
+  --enable-scale-out --tokens-only
   --disable-log-stats --disable-fastapi-docs --disable-uvicorn-access-log --disable-access-log-for-endpoints
 and variables: VLLM_API_KEY, VLLM_HTTP_TIMEOUT_KEEP_ALIVE, VLLM_SERVER_DEV_MODE,
   VLLM_ENABLE_RESPONSES_API_STORE, VLLM_ALLOW_RUNTIME_LORA_UPDATING
+Tools are called with arguments that fit their schemas: with tool_choice "required" or a named tool, and with "auto" if
+a word of the tool's name is in the last message and that is the user's; so a tool's result is answered in prose. (vLLM
+takes "auto" only with --enable-auto-tool-choice and --tool-call-parser.) response_format and structured_outputs (json,
+json_object, choice, simple regex) are kept to; what is not simulated of a schema is answered 400.
 """
 
 _HOST = """  --sim-host DIRECTORY

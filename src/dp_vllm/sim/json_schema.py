@@ -6,14 +6,14 @@ where the schema lets it: behind some depth only what is required is made, and l
 
 from __future__ import annotations
 
-import math
 from typing import Any, Final
 from urllib.parse import unquote
 
 import xxhash
 
-from dp_vllm.sim import patterns
+from dp_vllm.sim import json_leaves
 from dp_vllm.sim.errors import Refusal, bad_request
+from dp_vllm.sim.json_leaves import TEXT
 
 _DEEP: Final = 5
 """Levels from which on only what is required is made."""
@@ -21,23 +21,7 @@ _MANY: Final = 300
 """Values after which the same holds on every level."""
 _DEEPEST: Final = 64
 _MOST_ITEMS: Final = 1000
-_MOST_CHARS: Final = 10_000
 _MOST_VALUES: Final = 5000
-_LARGEST: Final = 1e300
-"""Bounds of numbers are smaller."""
-_TEXT: Final = "simulated"
-_FORMATS: Final = {
-    "date-time": "2026-01-01T00:00:00Z",
-    "date": "2026-01-01",
-    "time": "00:00:00Z",
-    "duration": "P1D",
-    "email": "simulated@example.com",
-    "hostname": "simulated.example.com",
-    "ipv4": "192.0.2.1",
-    "ipv6": "2001:db8::1",
-    "uri": "https://example.com/simulated",
-    "uuid": "00000000-0000-4000-8000-000000000000",
-}
 _REFUSED: Final = ("not", "if", "dependentSchemas", "dependentRequired", "contains", "propertyNames")
 _TYPES: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
 _LEAST_FIRST: Final = ("null", "boolean", "integer", "number", "string", "array", "object")
@@ -78,7 +62,7 @@ class _Maker:
         if self._made > _MOST_VALUES or depth > _DEEPEST:
             raise bad_request("The JSON schema needs a value that is too large to be simulated.")
         if schema is True:
-            return _TEXT
+            return TEXT
         if not isinstance(schema, dict):
             raise bad_request(f"Grammar error: schema must be object or boolean, not {schema!r:.100}")
         schema = self._merged(schema, 0)
@@ -166,9 +150,9 @@ class _Maker:
         if kind == "array":
             return self._array(schema, depth)
         if kind == "string":
-            return _string(schema)
+            return json_leaves.string(schema)
         if kind in ("integer", "number"):
-            return _number(schema, whole=kind == "integer")
+            return json_leaves.number(schema, whole=kind == "integer")
         return None if kind == "null" else self._one_of([True, False])
 
     def _object(self, schema: dict[str, Any], depth: int) -> dict[str, Any]:
@@ -186,11 +170,11 @@ class _Maker:
             raise bad_request(f"JSON schema: required {missing[0]!r} is no property.")
         for name in missing:
             made[str(name)] = self.make(more, depth + 1)
-        least = _count(schema, "minProperties", _MOST_ITEMS)
+        least = json_leaves.count(schema, "minProperties", _MOST_ITEMS)
         for place in range(least - len(made)):
             if more is False:
                 raise bad_request("JSON schema: minProperties is more than there are properties.")
-            made[f"{_TEXT}{place + 1}"] = self.make(more, depth + 1)
+            made[f"{TEXT}{place + 1}"] = self.make(more, depth + 1)
         return made
 
     def _property(self, schema: Any, depth: int, *, needed: bool) -> Any:
@@ -207,8 +191,8 @@ class _Maker:
         if isinstance(rest, list):
             first, rest = rest, schema.get("additionalItems", True)
         least, most = (
-            _count(schema, "minItems", _MOST_ITEMS),
-            _count({"maxItems": _MOST_ITEMS} | schema, "maxItems", None),
+            json_leaves.count(schema, "minItems", _MOST_ITEMS),
+            json_leaves.count({"maxItems": _MOST_ITEMS} | schema, "maxItems", None),
         )
         wanted = max(least, len(first))
         if rest is not False and not wanted and not self._is_deep(depth):
@@ -250,80 +234,6 @@ def _implied(schema: dict[str, Any]) -> str:
     if {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"} & schema.keys():
         return "number"
     return "string"
-
-
-def _count(schema: dict[str, Any], name: str, most: int | None) -> int:
-    count = schema.get(name, 0)
-    if not isinstance(count, int | float) or isinstance(count, bool) or count < 0:
-        raise bad_request(f"JSON schema: {name} must be a number that is not negative.")
-    if most is not None and count > most:
-        raise bad_request(f"JSON schema: {name} {count} is more than the {most} that are simulated.")
-    return int(count)
-
-
-def _string(schema: dict[str, Any]) -> str:
-    least = _count(schema, "minLength", _MOST_CHARS)
-    most = schema.get("maxLength")
-    if isinstance(schema.get("pattern"), str):
-        text = patterns.matching(schema["pattern"], least)
-        if isinstance(most, int) and len(text) > most:
-            raise bad_request(f"JSON schema: maxLength {most} is too short for the pattern as it is simulated.")
-        return text
-    known = _FORMATS.get(str(schema.get("format")))
-    if known is not None:
-        return known
-    text = _TEXT.ljust(least, ".")
-    return text[:most] if isinstance(most, int) and not isinstance(most, bool) and most >= 0 else text
-
-
-def _number(schema: dict[str, Any], *, whole: bool) -> int | float:
-    """A number within the bounds, 1 if that is one."""
-    names = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
-    numbers = {name: _bound(schema, name) for name in names}
-    least, most = (_whole_bounds if whole else _real_bounds)(numbers)
-    step = numbers["multipleOf"] or 0
-    value = max(least, min(1, most))
-    if step > 0 and math.isfinite(value):
-        value = math.ceil(value / step) * step
-        value = value if value <= most else math.floor(most / step) * step
-    if not least <= value <= most or not math.isfinite(value) or (whole and value != int(value)):
-        raise bad_request("JSON schema: no number that is simulated is within the bounds.")
-    return int(value) if whole else value
-
-
-def _bound(schema: dict[str, Any], name: str) -> float | None:
-    value = schema.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _LARGEST:
-        raise bad_request(f"JSON schema: {name} must be a number.")
-    return value
-
-
-def _whole_bounds(numbers: dict[str, float | None]) -> tuple[float, float]:
-    least, most = -math.inf, math.inf
-    if (low := numbers["minimum"]) is not None:
-        least = math.ceil(low)
-    if (low := numbers["exclusiveMinimum"]) is not None:
-        least = max(least, math.floor(low) + 1)
-    if (high := numbers["maximum"]) is not None:
-        most = math.floor(high)
-    if (high := numbers["exclusiveMaximum"]) is not None:
-        most = min(most, math.ceil(high) - 1)
-    return least, most
-
-
-def _real_bounds(numbers: dict[str, float | None]) -> tuple[float, float]:
-    """As `_whole_bounds`; of bounds that are excluded a quarter of the range is kept away, at most a half."""
-    lows = [low for low in (numbers["minimum"], numbers["exclusiveMinimum"]) if low is not None]
-    highs = [high for high in (numbers["maximum"], numbers["exclusiveMaximum"]) if high is not None]
-    least, most = max(lows, default=-math.inf), min(highs, default=math.inf)
-    gap = min(0.5, (most - least) / 4)
-    if numbers["exclusiveMinimum"] is not None:
-        least += gap
-    if numbers["exclusiveMaximum"] is not None:
-        most -= gap
-    return least, most
 
 
 def _distinct(items: list[Any], least: int) -> list[Any]:
