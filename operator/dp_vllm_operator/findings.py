@@ -174,7 +174,7 @@ def _gateway_not_ready(model: Model, observed: Observed) -> Trouble:
         return Trouble.of("GatewayNotReady", text, needs_person=True)
     text = f"0 of {observed.gateway.desired} gateways are ready"
     if keys := model.spec.api_key_secret_ref:
-        text += f"; see whether the Secret {keys.name} has API keys under {keys.key}"
+        text += f"; see whether the Secret {keys.name} has API keys under {keys.key} and no wrong line there"
     return Trouble.of("GatewayNotReady", text, needs_person=False)
 
 

@@ -112,7 +112,7 @@ CASES: list[tuple[str, Model, Observed, tuple[str, str], tuple[str, str], tuple[
     ("no gateway is ready", model(apiKeySecretRef={"name": "keys"}),
      observed("2:ready*2", gateway=Gateway(desired=2, available=0)),
      ("False", "GatewayNotReady"), ("False", "GatewayNotReady"), COMPLETE, FINE,
-     "0 of 2 gateways are ready; see whether the Secret keys has API keys under api-keys"),
+     "0 of 2 gateways are ready; see whether the Secret keys has API keys under api-keys and no wrong line there"),
     ("no gateway is wanted", model(), observed("2:ready*2", gateway=Gateway(desired=0, available=0)),
      ("False", "GatewayNotReady"), ("False", "GatewayNotReady"), COMPLETE, broken("GatewayNotReady"), "scaled to 0"),
     ("the gateway's image is missing", model(),
