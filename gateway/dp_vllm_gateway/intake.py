@@ -27,7 +27,7 @@ _END: Final = b"\r\n\r\n"
 class Intake:
     """Owns what is known of the bytes that one connection has sent to the parser."""
 
-    __slots__ = ("_head_bytes", "_left", "_payload", "_received", "loses_more", "unread")
+    __slots__ = ("_ends_head", "_head_bytes", "_last", "_left", "_payload", "_received", "loses_more", "unread")
 
     def __init__(self, head_bytes: int) -> None:
         self._head_bytes = head_bytes
@@ -36,7 +36,11 @@ class Intake:
         self._received = 0
         """How much of it there is."""
         self._left = 0
-        """How much of it is still to come, if its request offers another protocol."""
+        """How much of it is still to come, as far as its length is known."""
+        self._ends_head = False
+        """The piece is known to end where a head does."""
+        self._last = b""
+        """The last bytes of a head that goes on."""
         self.unread = 0
         """Bytes since the last request or part of a body."""
         self.loses_more = False
@@ -44,37 +48,40 @@ class Intake:
 
     def end(self, data: bytes) -> int:
         """How much of this the parser may be given at once."""
+        self._ends_head = False
         if self._left:
             return min(self._left, len(data))
-        if (b"pgrade" not in data and b"PGRADE" not in data) or self._in_body():
+        goes_on = self.unread > 0
+        if self._in_body() or not (goes_on or b"pgrade" in data or b"PGRADE" in data):
             return len(data)
-        end = data.find(_END)
-        return len(data) if end < 0 else end + len(_END)
+        if goes_on and (at := (self._last + data[:3]).find(_END)) >= 0:
+            at -= len(self._last)
+        elif (at := data.find(_END)) < 0:
+            return len(data)
+        self._ends_head = True
+        return at + len(_END)
 
     def _in_body(self) -> bool:
         return self._payload is not None and not self._payload.is_eof()
 
     def fed(self, piece: bytes, newest: tuple[Any, StreamReader] | None) -> bool:
         """The parser was given a piece, and `newest` came of it. False if a head is too long."""
-        began = self.unread == 0
         self._left = max(0, self._left - len(piece))
         if newest is not None:
             message, self._payload = newest
             self.unread = 0
+            if isinstance(message, RawRequestMessage) and not message.chunked:
+                length = bounds.count_of(message.headers.get("Content-Length", "0").encode(), sys.maxsize)
+                self._left = length - self._payload.total_bytes
             if isinstance(message, RawRequestMessage) and message.upgrade:
-                self._offered(message, whole=began and piece.find(_END) == len(piece) - len(_END))
+                self.loses_more = self.loses_more or message.chunked or not self._ends_head
         elif self._payload is not None and self._payload.total_bytes != self._received:
             self.unread = 0
         else:
             self.unread += len(piece)
         self._received = self._payload.total_bytes if self._payload is not None else 0
+        self._last = (self._last + piece)[-3:] if self.unread else b""
         return self.unread <= self._head_bytes
-
-    def _offered(self, message: RawRequestMessage, *, whole: bool) -> None:
-        if whole and not message.chunked:
-            self._left = bounds.count_of(message.headers.get("Content-Length", "0").encode(), sys.maxsize)
-        else:
-            self.loses_more = True
 
     def fits(self, message: RawRequestMessage) -> bool:
         """Whether a request's head is no longer than it may be."""
