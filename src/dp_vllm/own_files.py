@@ -1,8 +1,8 @@
 """Opens and replaces the files that this program writes, so that no other user can redirect or read them.
 
 In a directory that others may write to, like /tmp, another user can put a link in the place of a file, and what is
-written would go where it points. So a link is never followed, and a file must belong to this user and have one name.
-Files that exist keep their mode; new ones are for this user alone unless `mode` says more.
+written would go where it points. So a link is never followed, and a file must belong to this user or to root, and have
+one name. Files that exist keep their mode; new ones are for this user alone unless `mode` says more.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ def replace(path: Path, data: bytes, mode: int = PRIVATE) -> None:
 def followed(path: Path) -> Path:
     """Where this user's own links lead from a path that the user named. Raises OSError for a link of another user."""
     for link, owner in _links(path):
-        if owner not in (os.geteuid(), 0):
+        if _is_foreign(owner):
             raise OSError(f"{link} is a symbolic link of another user (uid {owner}), which is not followed")
     return path.resolve()
 
@@ -79,11 +79,16 @@ def make_directory(path: Path) -> None:
     if not stat.S_ISDIR(status.st_mode):
         raise UserError(f"{path} is no directory")
     for one, owner in ((path, status.st_uid), *_links(path)):
-        if owner not in (os.geteuid(), 0):
+        if _is_foreign(owner):
             raise UserError(
                 f"{one} belongs to another user (uid {owner}), who could redirect what is written there; "
                 "choose a directory of your own"
             )
+
+
+def _is_foreign(owner: int) -> bool:
+    """Whether that is neither this user nor root, who can do everything anyway."""
+    return owner not in (os.geteuid(), 0)
 
 
 def _make_private(path: Path) -> None:
@@ -134,7 +139,7 @@ def _problem(path: Path, status: os.stat_result) -> str:
         return f"{path} is a directory"
     if stat.S_ISCHR(status.st_mode):
         return ""  # /dev/null
-    if status.st_uid != os.geteuid():
+    if _is_foreign(status.st_uid):
         return f"{path} belongs to another user (uid {status.st_uid}); remove it, or choose another directory"
     if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
         return f"{path} is another name of a file (it has {status.st_nlink} hard links); remove it"

@@ -86,10 +86,12 @@ def last_lines(path: Path, since: int = 0) -> list[str]:
 
 
 def begin_of_last(path: Path, lines: int) -> int:
-    """At which byte the last so many lines begin; 0 if there are not so many, or no log yet."""
-    if not path.exists():
+    """At which byte the last so many lines begin; 0 if there are not so many, or no log of ours yet."""
+    try:
+        file = own_files.opened(path)
+    except OSError:
         return 0
-    with own_files.opened(path) as file:
+    with file:
         at = file.seek(0, os.SEEK_END)
         wanted = lines + 1  # the line feed before the first of them
         while at > 0:

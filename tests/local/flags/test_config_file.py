@@ -90,6 +90,7 @@ def test_a_flag_that_is_nearly_ours_may_stand_in_it(tmp_path: Path) -> None:
         ("port: x", "port in {}: 'x' is not allowed; allowed are ports from 1 to 65535"),
         ("port: [1, 2]", "port in {}: one value is needed, not 2"),
         ("port: true", "port in {} needs a value"),
+        ("dp: 4", "dp in {}: no flag is called so; write data-parallel-size"),
         ("config: x.yaml", "config in {}: a --config file cannot name another one"),
         ("nnodes: 2", "nnodes in {} 2: dp-vllm serve runs replicas that fit into one machine"),
         ("- a", "--config: {} must map flags to values, like `max-model-len: 8192`"),

@@ -98,6 +98,10 @@ from local.flags.asked import asked, refused
         (["m", "--data-parallel", "4"], "--data-parallel is no flag; write -dp 4"),
         (["m", "--pp-size"], "--pp-size is no flag; write -pp"),
         (
+            ["demo/m -tp 2"],
+            "'demo/m -tp 2' is one word: a flag and its value are two, or one joined by =; check the quotes",
+        ),
+        (
             ["--model demo/m"],
             "'--model demo/m' is one word: a flag and its value are two, or one joined by =; check the quotes",
         ),

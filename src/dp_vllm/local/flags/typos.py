@@ -22,20 +22,25 @@ _OTHER_NAMES: Final = {
     "-pp": ("--pp", "--pp-size", "--pipeline-parallelism", "--pipeline-parallel-degree"),
 }
 """Flags of vLLM by what other servers and the DPModel call them."""
+_LONG: Final = {"-dp": "data-parallel-size", "-tp": "tensor-parallel-size", "-pp": "pipeline-parallel-size"}
 
 
 def demand_no_other_name(item: Typed, source: str) -> None:
     """Raise BadSettings for a flag of ours that was called as another server calls it."""
     name = item.spelling.replace("_", "-").lower()
     meant = next((ours for ours, others in _OTHER_NAMES.items() if name in others), None)
-    if item.flag is None and meant is not None:
-        raise BadSettings(f"{source} is no flag; write {' '.join((meant, *item.values[:1]))}")
+    if item.flag is not None or meant is None:
+        return
+    if source != item.spelling:
+        raise BadSettings(f"{source}: no flag is called so; write {_LONG[meant]}")
+    raise BadSettings(f"{source} is no flag; write {' '.join((meant, *item.values[:1]))}")
 
 
 def demand_apart(item: Typed) -> None:
     """Raise BadSettings for a word with a flag and more in it, as `"--model demo/m"` in quotes is."""
     for word in item.words:
-        if re.match(TWO_IN_ONE, word.lstrip()):
+        is_model = not item.spelling and not word.startswith(("/", ".", "~"))
+        if re.match(TWO_IN_ONE, word.lstrip()) or (is_model and re.search(r"\s--?[A-Za-z][-\w]*(?:[\s=]|$)", word)):
             raise BadSettings(
                 f"{word!r} is one word: a flag and its value are two, or one joined by =; check the quotes"
             )
