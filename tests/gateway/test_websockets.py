@@ -235,10 +235,11 @@ async def test_when_the_gateway_ends_its_sockets_are_told(replica: Program, tmp_
 
 @pytest.fixture(scope="module")
 def tight(replica: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """A gateway with two keys and low limits, and its admin socket: four WebSockets, and 1,000,000 bytes."""
+    """A gateway with three keys and low limits, and its admin socket: four WebSockets, and 1,000,000 bytes."""
     directory = tmp_path_factory.mktemp("gateway")
     limits = "--max-replica-sequences 8 --max-buffered-bytes 1000000 --max-body-bytes 1000000 --write-seconds 0.3"
-    flags = ("--replica", replica.url, "--api-key", "a", "--api-key", "b", "--admin-socket", str(directory / "admin"))
+    keys = [word for key in "abc" for word in ("--api-key", key)]
+    flags = ("--replica", replica.url, *keys, "--admin-socket", str(directory / "admin"))
     with programs.gateway(directory, *flags, *limits.split()) as program:
         yield program.url, f"unix:{directory / 'admin'}"
 
@@ -279,30 +280,37 @@ def part(size: int, of: int = 900_000) -> bytes:
 
 
 async def test_a_key_has_its_share_of_a_replicas_slots_and_all_websockets_have_half(limited: str, admin: str) -> None:
-    bearers = {key: {"Authorization": f"Bearer {key}"} for key in "ab"}
+    bearers = {key: {"Authorization": f"Bearer {key}"} for key in "abc"}
     async with connected(limited, headers=bearers["a"]), connected(limited, headers=bearers["a"]):
         error = await refused(limited, headers=bearers["a"])
         assert error.status == 429 and error.headers is not None and error.headers["retry-after"]
         async with connected(limited, headers=bearers["b"]) as socket:
             await socket.send_str("hello")
             assert await socket.receive_str() == "hello"
-            assert series(admin, 'dp_vllm_replica_websockets{replica="0"}') == 3
+            async with connected(limited, headers=bearers["c"]):
+                assert series(admin, 'dp_vllm_replica_websockets{replica="0"}') == 4
+                error = await refused(limited, headers=bearers["b"])
+                assert error.status == 503 and error.headers is not None and error.headers["retry-after"]
     async with connected(limited, headers=bearers["a"]):
         pass
 
 
-async def test_no_more_than_half_of_a_replicas_slots_are_websockets(replica: Program, tmp_path: Path) -> None:
-    flags = ("--replica", replica.url, "--max-replica-sequences", "2", "--websocket-idle-seconds", "0.4")
+async def test_a_websocket_without_messages_is_closed_and_one_whose_client_is_gone_sooner(
+    replica: Program, tmp_path: Path
+) -> None:
+    flags = ("--replica", replica.url, "--websocket-idle-seconds", "2")
     with programs.gateway(tmp_path, *flags) as gateway:
-        async with connected(gateway.url, autoclose=False) as socket:
-            error = await refused(gateway.url)
-            assert error.status == 503 and error.headers is not None and error.headers["retry-after"]
-            assert await last_words(socket) == (1001, "no message for 0.4 s")
-            await socket.close()
-        async with connected(gateway.url, autoping=False, autoclose=False) as socket:
-            while (message := await socket.receive(timeout=programs.START_SECONDS)).type is WSMsgType.PING:
-                continue
-            assert (message.data, message.extra) == (1001, "the client answers no ping")
+        async with connected(gateway.url, autoclose=False) as idle, connected(gateway.url, autoping=False) as gone:
+            ends = asyncio.gather(last_words(idle), without_pongs(gone))
+            assert list(await ends) == [(1001, "no message for 2 s"), (1001, "the client answers no ping")]
+            await idle.close()
+
+
+async def without_pongs(socket: aiohttp.ClientWebSocketResponse) -> tuple[int, str]:
+    """The close frame's code and reason, if no ping is answered."""
+    while (message := await socket.receive(timeout=programs.START_SECONDS)).type is WSMsgType.PING:
+        continue
+    return message.data, str(message.extra)
 
 
 def test_unfinished_messages_count_as_held_and_a_key_has_its_share(limited: str, admin: str) -> None:
