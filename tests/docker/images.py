@@ -1,5 +1,6 @@
 """Builds the images of `docker/Dockerfile`."""
 
+import json
 import os
 import re
 import subprocess
@@ -18,6 +19,10 @@ ROOT: Final = Path(__file__).parents[2]
 DOCKERFILE: Final = ROOT / "docker" / "Dockerfile"
 TARGETS: Final = ("gateway", "sim", "operator", "dp-vllm")
 TEST_REPOSITORY: Final = "dp-vllm-test"
+
+LABELS: Final = ("title", "description", "licenses", "vendor", "url", "source", "documentation",
+                 "version", "created")  # fmt: skip
+"""What every image says of itself, each after `org.opencontainers.image.`; built from a checkout also `revision`."""
 
 _BUILD_SECONDS: Final = 1800.0
 
@@ -56,6 +61,12 @@ def build(docker: Engine, targets: Sequence[str], repository: str, words: Sequen
         )
         size = int(docker.run("image", "inspect", "--format", "{{.Size}}", name))
         yield Image(target, name, size, time.monotonic() - started)
+
+
+def missing_labels(docker: Engine, image: Image) -> list[str]:
+    """Labels that the image lacks, or that are empty."""
+    labels = json.loads(docker.run("image", "inspect", "--format", "{{json .Config.Labels}}", image.tag)) or {}
+    return [name for name in LABELS if not labels.get(f"org.opencontainers.image.{name}")]
 
 
 def tag(target: str, repository: str = TEST_REPOSITORY) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from docker.bill import bill
 from docker.debian import Failed
 from docker.engine import CommandFailed, Engine, NoEngine, found_or_started
-from docker.images import ROOT, TARGETS, TEST_REPOSITORY, Image, build, default_base, import_bases
+from docker.images import ROOT, TARGETS, TEST_REPOSITORY, Image, build, default_base, import_bases, missing_labels
 
 
 def test(words: Sequence[str]) -> int:
@@ -47,7 +47,7 @@ def build_images(targets: Sequence[str]) -> int:
     with found_or_started() as docker:
         if not docker.own:
             for image in build(docker, targets, "dp-vllm", []):
-                _write_bill(docker, image, folder)
+                _check(docker, image, folder)
                 print(image, flush=True)
             return 0
         import_bases(docker)
@@ -55,14 +55,17 @@ def build_images(targets: Sequence[str]) -> int:
         for image in build(docker, slim, "dp-vllm", ["--network=host"]):
             archive = folder / f"{image.target}.tar"
             docker.run("save", "--output", str(archive), image.tag, seconds=300)
-            _write_bill(docker, image, folder)
+            _check(docker, image, folder)
             print(f"{image}, {archive.relative_to(ROOT)} for `docker load`", flush=True)
         if "dp-vllm" in targets:
             print(f"dp-vllm was left out: {default_base('VLLM_BASE')} needs a registry and a Docker engine that stays")
     return 0
 
 
-def _write_bill(docker: Engine, image: Image, folder: Path) -> None:
+def _check(docker: Engine, image: Image, folder: Path) -> None:
+    """Demand its labels, and write down what is in it."""
+    if missing := missing_labels(docker, image):
+        raise CommandFailed(f"{image.tag} has no label org.opencontainers.image.{', '.join(missing)}")
     (folder / f"{image.target}.cdx.json").write_text(bill(docker, image))
 
 
