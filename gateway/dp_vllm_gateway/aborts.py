@@ -18,8 +18,9 @@ from dp_vllm_gateway.upstream import Connection
 REQUEST_SECONDS: Final = 10.0
 """An abort that comes so soon after it was asked for is taken for its effect."""
 
-WATCH_SECONDS: Final = 2.5
-"""How long an engine is watched. vLLM ends about 2 s after it aborted its requests."""
+WATCH_SECONDS: Final = 4.0
+"""How long an engine is watched. vLLM closes its connections up to 3 s after it aborted its requests, if it ends; if it
+lives on, it closes those without a request after 5 s."""
 
 
 class Aborts:

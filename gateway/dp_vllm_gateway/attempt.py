@@ -52,6 +52,8 @@ class Attempt:
     """Events are passed on, so the answer can be ended with one that says what went wrong."""
     _ended = False
     """The event that ends a stream as it should has come."""
+    _aborted = False
+    """The engine said that it aborted the request; what follows is held."""
     _held_bytes = 0
     _tail = b""
     """Of a large JSON answer: the end of what was passed on, in which its usage may have begun."""
@@ -160,7 +162,9 @@ class Attempt:
     def on_lost(self, error: UpstreamError) -> None:
         """The connection ended before the answer did."""
         failure = Failure.GARBAGE if isinstance(error, Garbage) else Failure.DIED
-        if self._committed:
+        if self._aborted:
+            self.refuse_abort()
+        elif self._committed:
             self._break("the replica failed while it answered")
         else:
             self._fail(failure, str(error))
@@ -279,6 +283,7 @@ class Attempt:
     def _hold_abort(self, data: bytes, complete: bool) -> None:
         """Hold a stream from the event on that says that the engine aborted the request."""
         self._flows = False
+        self._aborted = True
         self._held = []
         self._held_bytes = 0
         self._take = Attempt._after_abort

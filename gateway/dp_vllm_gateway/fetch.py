@@ -1,10 +1,13 @@
 """Asks one engine something on the gateway's own account: a probe, a merged answer, one of many broadcasts."""
 
 import asyncio
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from dp_vllm_gateway.member import Member
-from dp_vllm_gateway.upstream import Headers, UpstreamError
+from dp_vllm_gateway.upstream import Garbage, Headers, UpstreamError
+
+MOST_BYTES: Final = 64 << 20
+"""The longest answer that is taken: a thousand times the metrics of an engine."""
 
 
 class Fetched(NamedTuple):
@@ -18,6 +21,7 @@ class _Exchange:
     def __init__(self) -> None:
         self._status = 0
         self._body: list[bytes] = []
+        self._size = 0
         self.done: asyncio.Future[Fetched] = asyncio.get_running_loop().create_future()
 
     def on_head(self, status: int, headers: Headers) -> None:
@@ -25,7 +29,10 @@ class _Exchange:
 
     def on_body(self, data: bytes, complete: bool) -> None:
         self._body.append(data)
-        if complete and not self.done.done():
+        self._size += len(data)
+        if self._size > MOST_BYTES:
+            self.on_lost(Garbage(f"the answer is longer than {MOST_BYTES} bytes"))
+        elif complete and not self.done.done():
             self.done.set_result(Fetched(self._status, b"".join(self._body)))
 
     def on_chunk(self, data: bytes) -> bool:

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Sequence
 from typing import Final
 
+from dp_vllm import names
 from dp_vllm_gateway import places
 from dp_vllm_gateway.heads import Incoming, Returning
 
@@ -74,8 +75,11 @@ _PLACE: Final = 7
 """It may name the engine's own address."""
 _VARY: Final = 8
 
+_SAID_HERE: Final = frozenset({b"x-request-id", names.REASON_HEADER.encode(), names.REPLICA_HEADER.encode()})
+"""What the gateway itself says of every answer."""
+
 _USES: Final = {
-    **dict.fromkeys(HOP_BY_HOP | {b"x-request-id"}, _DROPPED),
+    **dict.fromkeys(HOP_BY_HOP | _SAID_HERE, _DROPPED),
     b"connection": _CONNECTION,
     b"content-encoding": _CODING,
     b"content-length": _LENGTH,

@@ -40,6 +40,11 @@ def test_a_body_in_another_transfer_coding_is_no_answer(coding: str) -> None:
         lines(("transfer-encoding", coding))
 
 
+@pytest.mark.parametrize("name", ["x-request-id", "x-dp-vllm-replica", "x-dp-vllm-reason"])
+def test_what_the_gateway_says_of_an_answer_no_engine_says(name: str) -> None:
+    assert not lines((name, "x"))
+
+
 def test_access_control_is_the_endpoints() -> None:
     assert not lines(("access-control-allow-origin", "*"), ("access-control-of-tomorrow", "x"))
     assert lines(("vary", "Accept, origin"), ("vary", "ORIGIN"), ("vary", "*")) == ["vary: Accept", "vary: *"]

@@ -12,6 +12,7 @@ from ports import free_port
 from scripted import Asked, Engines, Peer, Script
 from wire import ask
 
+from dp_vllm_gateway.fetch import MOST_BYTES
 from dp_vllm_gateway.merged import MOST_LOAD, document_of, load_of, models_of
 
 
@@ -147,3 +148,8 @@ def test_with_unsafe_routes_allowed_the_document_names_them() -> None:
     document = json.loads(document_of(json.dumps(DOCUMENT).encode(), "", unsafe=True))
     assert set(document["paths"]) == {*PATHS, *OWN}
     assert "servers" not in document
+
+
+def test_a_replica_that_sends_without_end_is_left_out(url: str, engines: Engines) -> None:
+    engines[0].script = scripted.saying(scripted.whole(200, b" " * (MOST_BYTES + 1) + b'{"server_load": 3}'))
+    assert ask(url, "GET", "/load").json() == {"server_load": 4}
