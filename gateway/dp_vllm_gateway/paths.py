@@ -18,6 +18,9 @@ OWN_PATHS: Final = frozenset({"/ready"})
 MODEL: Final = "/v1/models/"
 """A model's name follows. It may hold a slash, also an encoded one: no engine has such a route."""
 
+LONGEST: Final = 4096
+"""Characters of a path as it is written; no route comes near it, and judging takes time."""
+
 LONGEST_KEPT: Final = 1024
 """A longer target is not remembered."""
 
@@ -33,13 +36,15 @@ def target_of(raw: str, root_path: str) -> tuple[str, str]:
 
     A slash at the end is left out if the route has none: an engine would redirect to its own address. Raises Refusal
     400 for a path with `..`, `//`, a fragment, an escape within an escape, or bytes that are not UTF-8, for one with an
-    encoded slash, backslash, dot, `?`, `#` or control character, and for one that is a URL.
+    encoded slash, backslash, dot, `?`, `#` or control character, and for one that is a URL; 414 for a long one.
     """
     return _kept(raw, root_path) if len(raw) <= LONGEST_KEPT else _target_of(raw, root_path)
 
 
 def _target_of(raw: str, root_path: str) -> tuple[str, str]:
     written, mark, query = raw.partition("?")
+    if len(written) > LONGEST:
+        raise Refusal(414, f"the path has {len(written)} characters; at most {LONGEST} are read", code="bad_path")
     path = None if "#" in raw else _decoded(written)
     if path is not None and root_path and (path == root_path or path.startswith(root_path + "/")):
         path = path[len(root_path) :] or "/"

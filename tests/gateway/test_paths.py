@@ -126,6 +126,13 @@ def test_a_path_that_could_be_read_in_two_ways_is_400(raw: str) -> None:
     assert (refused.value.status, refused.value.code) == (400, "bad_path")
 
 
+def test_a_long_path_is_414_and_a_long_query_is_not() -> None:
+    with pytest.raises(Refusal) as refused:
+        target_of("/" + "%41" * 2000, "")
+    assert refused.value.status == 414
+    assert target_of("/v1/models?" + "%41" * 20_000, "")[0] == "/v1/models"
+
+
 def test_the_root_path_is_taken_off_once() -> None:
     assert target_of("/llm", "/llm") == ("/", "/")
     assert target_of("/%6clm/health?x", "/llm") == ("/health", "/health?x")
