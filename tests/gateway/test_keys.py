@@ -1,11 +1,13 @@
 """Who has a key, as the files of keys change."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from dp_vllm.errors import UserError
+from dp_vllm_gateway.app import OPEN_PATHS
 from dp_vllm_gateway.keys import Keys
 
 USER, ADMIN = ("alice", False), ("ops", True)
@@ -133,3 +135,10 @@ def test_what_is_no_file_of_keys_closes_the_endpoint(users: Path, tmp_path: Path
         users.symlink_to(name)
         keys.refresh()
         assert problem in keys.problem and keys.holder_of(b"hers") is None
+
+
+def test_the_security_document_lists_what_needs_no_key() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    (row,) = (line for line in text.splitlines() if line.startswith("| `GET`, `HEAD` of "))
+
+    assert set(re.findall(r"`(/[^`]*)`", row.split("|")[1])) == OPEN_PATHS
