@@ -95,6 +95,7 @@ def test_the_value_of_a_small_schema(schema: Any, value: object) -> None:
         {"required": ["a"], "additionalProperties": False},
         {"properties": 5},
         {"type": "array", "maxItems": "x"},
+        {"type": "array", "prefixItems": {"a": 1}},
         5,
     ],
     ids=lambda schema: str(schema)[:60],

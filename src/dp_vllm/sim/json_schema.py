@@ -35,7 +35,7 @@ def value_for(schema: Any, seed: int = 0) -> Any:
         )
     try:
         return _Maker(schema, seed).make(schema, 0)
-    except (TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RecursionError) as error:
         raise bad_request(f"The JSON schema is not valid: {error}") from error
 
 
