@@ -81,6 +81,7 @@ class Gateway:
         self.broadcasts = Broadcasts(pool, seconds=config.limits.change_seconds, on_forget=self._forget_prefixes)
         self.websockets = websockets.WebSockets(config, pool, router, self._bodies)
         self._merged = merged.Merged(config, pool)
+        self._waiting = waiting.Waiting(pool, config.limits.max_queued_requests)
         self._journal = journal
         self._recording = Recording(config.record) if config.record is not None else None
         self._metrics = Metrics()
@@ -240,9 +241,9 @@ class Gateway:
             if route.common and self._pool.several_models:
                 facts = Facts(model=self._any_model())
             wait_seconds = waiting.seconds_of(incoming.read.get(b"x-dp-vllm-wait"))
-            if wait_seconds and self._pool.lacks(facts.model):
-                await waiting.for_replica(
-                    self._pool, facts, relay, wait_seconds, answer_lines, ending=lambda: self.ending
+            if wait_seconds and (key or not self._keys.required) and self._pool.lacks(facts.model):
+                await self._waiting.for_replica(
+                    facts, relay, wait_seconds, answer_lines, key, ending=lambda: self.ending
                 )
             wanted = priority_of(incoming.read.get(b"x-dp-vllm-priority"))
             priority = facts.priority if wanted is None else wanted

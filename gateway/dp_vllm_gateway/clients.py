@@ -15,6 +15,7 @@ test asserts each):
 - `_reading_paused`, `_buffer_paused`, `_msg_queue_resume_size`, `_resume_reading_if_drained()` bound pipelining, and
   `_pause_transport_reading()`, `_resume_transport_reading()` bodies; `_read_bufsize` is how much of one is held;
 - `_manager` is none once the client left; `_close` and `_force_close` say that the connection is to end;
+- `_paused`, `_drain_helper()` are its transport's: it has more to write than the client takes;
 - `_task_handler`, `_loop`, `_keepalive`, `_keepalive_timeout` are as they are called.
 
 A head has the time of an idle connection and `head_bytes`; what aiohttp's parser leaves of that to do is in `intake`.
@@ -266,6 +267,8 @@ class _Client(RequestHandler):
         self._serving = asked
         try:
             await self._handler(asked, relay)
+            if self._paused:  # or a client that asks on and reads nothing would fill the memory with answers
+                await self._drain_helper()
         except ConnectionError:
             return False
         except Exception as error:

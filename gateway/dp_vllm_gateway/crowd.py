@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import logging
 import resource
+from collections.abc import Callable
 from typing import Final, cast
 
 from dp_vllm_gateway import replies
@@ -13,6 +14,9 @@ SPARE_FILES: Final = 128
 
 LINGER_SECONDS: Final = 5.0
 """How long a client too many may take to ask: an answer before its request could be lost with the connection."""
+
+MOST_REFUSED: Final = SPARE_FILES // 4
+"""Clients too many that are answered at a time; more are not, because each holds an open file."""
 
 LOG_SECONDS: Final = 60.0
 """Between two log lines about addresses with too many connections."""
@@ -47,6 +51,7 @@ class Crowd:
         self._most = most
         self._most_per_address = max(1, most * 3 // 4) if most_per_address is None else most_per_address
         self._number = 0
+        self._refused = 0
         self._by_address: dict[str, int] = {}
         self._logged_at = float("-inf")
 
@@ -54,16 +59,25 @@ class Crowd:
         """Count a connection; if there are too many, what serves it instead."""
         if self._number >= self._most:
             message = "the gateway has as many connections as it can have"
-            return _TooMany(503, "Service Unavailable", message)
+            return self._refusing(503, "Service Unavailable", message)
         if address is not None:
             number = self._by_address.get(address, 0)
             if number >= self._most_per_address:
                 self._log(address)
                 message = f"{address} has {number} connections, as many as one address can have"
-                return _TooMany(429, "Too Many Requests", message)
+                return self._refusing(429, "Too Many Requests", message)
             self._by_address[address] = number + 1
         self._number += 1
         return None
+
+    def _refusing(self, status: int, reason: str, message: str) -> asyncio.Protocol:
+        if self._refused >= MOST_REFUSED:
+            return _Closed()
+        self._refused += 1
+        return _TooMany(status, reason, message, on_end=self._refused_left)
+
+    def _refused_left(self) -> None:
+        self._refused -= 1
 
     def leave(self, address: str | None) -> None:
         """One that was counted has ended."""
@@ -83,8 +97,14 @@ class Crowd:
             )
 
 
+class _Closed(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).abort()  # uvloop's is none by its class
+
+
 class _TooMany(asyncio.Protocol):
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(self, status: int, reason: str, message: str, *, on_end: Callable[[], None]) -> None:
+        self._on_end = on_end
         body = replies.error_body(status, message, code="too_many_connections")
         head = (
             f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\nretry-after: 5\r\n"
@@ -102,3 +122,4 @@ class _TooMany(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._end.cancel()
+        self._on_end()

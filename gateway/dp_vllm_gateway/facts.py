@@ -124,7 +124,7 @@ def _facts(fields: _Short | _Body, prompt: Prompt, *, blocks: list[int] | None =
         fields.model,
         bool(fields.stream),
         1 if fields.n is None and prompt.count == 1 else bounds.sequences_of(fields.n, prompt.count),
-        prompt.tokens,
+        prompt.tokens + prompt.beside,
         fields.previous_response_id,
         blocks or [],
         prompt.tokens * BLOCK_BYTES / len(prompt.text) if blocks else 0.0,

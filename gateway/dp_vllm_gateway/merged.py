@@ -4,8 +4,8 @@
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
 import msgspec
@@ -31,8 +31,9 @@ class Merged:
     async def answer(self, out: Outgoing) -> Fetched:
         """The answer to one of the merged routes.
 
-        A replica that fails is left out. If all do, the first one's words are the answer. Raises Refusal if there is
-        no replica, none was reached, or none serves the model that is to be described.
+        A replica that fails, or whose answer cannot be read, is left out. If all fail, the first one's words are the
+        answer. Raises Refusal if there is no replica, none was reached, no answer can be read, or none serves the model
+        that is to be described.
         """
         model = parameter(out.route, unquote(out.target.partition("?")[0]))
         answers = await self._ask_all(out, "/v1/models" if model else out.target)
@@ -48,10 +49,17 @@ class Merged:
                 case "/load":
                     return Fetched(200, load_of(good))
                 case _:
-                    config = self._config
-                    return Fetched(200, document_of(good[0], config.root_path, unsafe=config.allow_unsafe_routes))
-        except (ValueError, RecursionError) as error:
-            raise Refusal(502, f"a replica's {out.route.path} cannot be read: {error}") from error
+                    return Fetched(200, self._document_of(good))
+        except _UNREADABLE as error:
+            raise Refusal(502, f"no replica's {out.route.path} can be read: {error}") from error
+
+    def _document_of(self, bodies: Sequence[bytes]) -> bytes:
+        config = self._config
+
+        def read(body: bytes) -> bytes:
+            return document_of(body, config.root_path, unsafe=config.allow_unsafe_routes)
+
+        return next(_readable(bodies, read))
 
     async def _ask_all(self, out: Outgoing, target: str) -> list[Fetched]:
         members = [member for member in self._pool.members() if member.available]
@@ -78,6 +86,25 @@ def _sent(line: bytes) -> bool:
     return line.partition(b":")[0].lower() in (b"authorization", b"x-api-key", b"x-request-id")
 
 
+_UNREADABLE: Final = (ValueError, RecursionError)
+
+_Read = TypeVar("_Read")
+
+
+def _readable(bodies: Sequence[bytes], read: Callable[[bytes], _Read]) -> Iterator[_Read]:
+    """What is read of each body that can be read. Raises the last error if none can."""
+    failed = 0
+    for body in bodies:
+        try:
+            value = read(body)
+        except _UNREADABLE:
+            failed += 1
+            if failed == len(bodies):
+                raise
+        else:
+            yield value
+
+
 class _Models(msgspec.Struct):
     data: list[msgspec.Raw] = []
 
@@ -101,10 +128,15 @@ def model_of(bodies: Sequence[bytes], name: str) -> bytes:
 
 def _by_id(bodies: Sequence[bytes]) -> dict[str, msgspec.Raw]:
     models: dict[str, msgspec.Raw] = {}
-    for body in bodies:
-        for model in msgspec.json.decode(body, type=_Models).data:
-            models.setdefault(msgspec.json.decode(model, type=_Id).id, model)
+    for listed in _readable(bodies, _listed):
+        for name, model in listed:
+            models.setdefault(name, model)
     return models
+
+
+def _listed(body: bytes) -> list[tuple[str, msgspec.Raw]]:
+    listed = msgspec.json.decode(body, type=_Models).data
+    return [(msgspec.json.decode(model, type=_Id).id, model) for model in listed]
 
 
 MOST_LOAD: Final = 1 << 32
@@ -117,7 +149,7 @@ class _Load(msgspec.Struct):
 
 def load_of(bodies: Sequence[bytes]) -> bytes:
     """The requests that run on all replicas."""
-    loads = (msgspec.json.decode(body, type=_Load).server_load for body in bodies)
+    loads = _readable(bodies, lambda body: msgspec.json.decode(body, type=_Load).server_load)
     return msgspec.json.encode(_Load(sum(min(max(load, 0), MOST_LOAD) for load in loads)))
 
 

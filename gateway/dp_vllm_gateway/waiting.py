@@ -5,14 +5,18 @@ is why it is the client's choice.
 """
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from dp_vllm_gateway import refusals
 from dp_vllm_gateway.facts import Facts
 from dp_vllm_gateway.pool import Pool
+from dp_vllm_gateway.queue import TOO_MANY
 from dp_vllm_gateway.relay import Relay
-from dp_vllm_gateway.replies import Refusal
+from dp_vllm_gateway.replies import Refusal, unavailable
+from dp_vllm_gateway.shares import may_take
 
 COMMENT_SECONDS: Final = 5.0
 """How often a waiting stream hears something, if there is nothing new to tell."""
@@ -35,13 +39,47 @@ def seconds_of(value: bytes | None) -> float:
     return seconds
 
 
-async def for_replica(
-    pool: Pool, facts: Facts, relay: Relay, seconds: float, answer_lines: bytes, *, ending: Callable[[], bool]
-) -> None:
-    """Return once a replica is available or `seconds` have passed; a stream gets comments meanwhile.
+class Waiting:
+    """Owns how many clients wait."""
 
-    Raises Refusal if the gateway is `ending`; it wakes the pool then.
-    """
+    def __init__(self, pool: Pool, most: int) -> None:
+        self._pool = pool
+        self._most = most
+        self._number = 0
+        self._by_key: Counter[str] = Counter()
+
+    async def for_replica(
+        self, facts: Facts, relay: Relay, seconds: float, answer_lines: bytes, key: str, *, ending: Callable[[], bool]
+    ) -> None:
+        """Return once a replica is available or `seconds` have passed; a stream gets comments meanwhile.
+
+        Raises Refusal if too many wait, of all or of this API key, and if the gateway is `ending`; it wakes the pool
+        then.
+        """
+        with self._counted(key):
+            await _for_replica(self._pool, facts, relay, seconds, answer_lines, ending)
+
+    @contextlib.contextmanager
+    def _counted(self, key: str) -> Iterator[None]:
+        own = self._by_key[key] if key else 0
+        if self._number >= self._most or (key and not may_take(1, own, self._number, self._most)):
+            whose = f"{own} requests of this API key" if self._number < self._most else f"{self._most} requests"
+            message = f"no replica is available, and {whose} wait for one already"
+            raise unavailable(429, message, retry_after_seconds=5, code=TOO_MANY)
+        self._number += 1
+        self._by_key[key] += 1
+        try:
+            yield
+        finally:
+            self._number -= 1
+            self._by_key[key] -= 1
+            if not self._by_key[key]:
+                del self._by_key[key]
+
+
+async def _for_replica(
+    pool: Pool, facts: Facts, relay: Relay, seconds: float, answer_lines: bytes, ending: Callable[[], bool]
+) -> None:
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     said, said_at = b"", 0.0

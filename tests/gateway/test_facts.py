@@ -87,7 +87,7 @@ def test_every_encoding_that_json_may_have_is_read(encoding: str) -> None:
         ({"n": 1.5}, Facts(tokens=2)),
         ({"n": True}, Facts(tokens=2)),
         ({"n": 10**30}, Facts(sequences=MOST_SEQUENCES, tokens=9)),
-        ({"prompt": ["a"] * 1000, "n": 1000}, Facts(sequences=MOST_SEQUENCES, tokens=0)),
+        ({"prompt": ["a"] * 1000, "n": 1000}, Facts(sequences=MOST_SEQUENCES, tokens=1000)),
         ({"prompt": []}, Facts(sequences=1, tokens=0)),
         ({"prompt": [1, 2, 3]}, Facts(sequences=1, tokens=3)),
         ({"prompt": ["abcd", "efghijkl"], "n": 3}, Facts(sequences=6, tokens=3)),
@@ -138,6 +138,25 @@ def test_nesting_without_end_is_no_json(body: bytes) -> None:
         facts_of(body)
 
 
+LONG = "".join(f"word{number} " for number in range(1000))
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+@pytest.mark.parametrize(
+    "small", [{"input": "x"}, {"query": "x", "prompt": "x"}, {"prompt": [1]}, {"prompt": ["x"]}, {"messages": []}]
+)
+@pytest.mark.parametrize("large", ["documents", "messages", "suffix", "a field of tomorrow"])
+def test_a_small_prompt_hides_no_large_one(policy: Policy, small: dict[str, Any], large: str) -> None:
+    body = json.dumps({**small, large: [LONG] * 30}).encode()
+    assert facts_of(body, policy).tokens == pytest.approx(len(body) / BYTES_PER_TOKEN, rel=0.05)
+
+
+def test_what_is_beside_a_prompt_is_in_no_cache() -> None:
+    facts = prefix_facts(input=LONG, documents=[LONG] * 30)
+    assert facts.blocks and facts.block_tokens == pytest.approx(BLOCK_BYTES / BYTES_PER_TOKEN, rel=0.01)
+    assert len(facts.blocks) * facts.block_tokens < facts.tokens / 20
+
+
 def prefix_facts(**body: Any) -> Facts:
     return facts_of(json.dumps(body).encode(), Policy.PREFIX)
 
@@ -150,9 +169,6 @@ def shared(one: Facts, other: Facts) -> int:
 
 def message(text: str, role: str = "user") -> dict[str, str]:
     return {"role": role, "content": text}
-
-
-LONG = "".join(f"word{number} " for number in range(1000))
 
 
 @pytest.mark.parametrize("field", ["messages", "input"])

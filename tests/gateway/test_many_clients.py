@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import resource
 import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import programs
@@ -12,7 +13,10 @@ import scripted
 import wire
 from ports import free_port
 
-from dp_vllm_gateway.crowd import SPARE_FILES, Crowd, address_of
+from dp_vllm_gateway.asked import Asked
+from dp_vllm_gateway.clients import Server
+from dp_vllm_gateway.crowd import MOST_REFUSED, SPARE_FILES, Crowd, address_of
+from dp_vllm_gateway.relay import Relay
 
 FILES = SPARE_FILES + 40
 """That the gateway may have open: those it keeps for itself, and two for each of 20 clients."""
@@ -83,6 +87,44 @@ def test_one_address_has_three_quarters_unless_it_is_set() -> None:
         assert crowd.enter(None) is None or most == 1, "a unix socket has no address"
         crowd.leave("10.0.0.1")
         assert crowd.enter("10.0.0.1") is None
+
+
+async def test_those_who_are_told_that_they_are_too_many_are_bounded_too() -> None:
+    server = Server(_never_called, idle_client_seconds=60.0, crowd=Crowd(1))
+    listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    with contextlib.closing(listening):
+        async with contextlib.AsyncExitStack() as stack, asyncio.timeout(20):
+            clients = [await stack.enter_async_context(connected(port)) for _ in range(1 + MOST_REFUSED)]
+            assert await answer(*await stack.enter_async_context(connected(port))) == b"", "more are not answered"
+            assert (await answer(*clients[-1])).startswith(b"HTTP/1.1 503 ")
+            again = await stack.enter_async_context(connected(port))
+            assert (await answer(*again)).startswith(b"HTTP/1.1 503 "), "one of them has left"
+        await server.shutdown(1.0)
+
+
+@contextlib.asynccontextmanager
+async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """All that comes; nothing if the connection is reset."""
+    try:
+        writer.write(wire.request("GET", "/"))
+        return await reader.read()
+    except ConnectionError:
+        return b""
+
+
+async def _never_called(asked: Asked, relay: Relay) -> None:
+    raise NotImplementedError
 
 
 def ask(line: wire.Line) -> wire.Answer:

@@ -80,6 +80,13 @@ def test_a_replica_that_fails_is_left_out(url: str, engines: Engines) -> None:
     assert [model["id"] for model in ask(url, "GET", "/v1/models").json()["data"]] == ["m", "law"]
     one.script = scripted.saying(scripted.whole(500, {"error": "no"}))
     assert ask(url, "GET", "/load").json() == {"server_load": 4}
+    odd: Any
+    for odd in (b"<html>", [], {"data": [{}], "server_load": "x", "paths": 5}, b"[" * 100_000):
+        one.script = scripted.saying(scripted.whole(200, odd))
+        assert [model["id"] for model in ask(url, "GET", "/v1/models").json()["data"]] == ["m", "law"], odd
+        assert ask(url, "GET", "/v1/models/law").status == 200
+        assert ask(url, "GET", "/load").json() == {"server_load": 4}
+        assert ask(url, "GET", "/openapi.json").json()["paths"].keys() == set(OWN)
 
 
 def test_where_all_fail_the_first_ones_words_are_passed_on(url: str, engines: Engines) -> None:

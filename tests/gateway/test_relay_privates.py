@@ -260,3 +260,21 @@ async def test_very_many_requests_in_one_piece_are_all_answered_and_the_reading_
         said = await talk(port, *[GET] * number, b"GET / HTTP/1.0\r\n\r\n")
     assert said.count(b"HTTP/1.1 200 OK") == number + 1
     assert max(waiting) < 100, "they wait in the socket, not in memory"
+
+
+async def test_a_client_that_reads_no_answers_is_sent_no_more_of_them() -> None:
+    number, served_now = 400, 0
+
+    async def large(asked: Asked, relayed: Relay) -> None:
+        nonlocal served_now
+        if asked.target == "/":
+            served_now += 1
+        relayed.whole(200, b"", bytes(1 << 18))
+
+    async with served(large) as port, asyncio.timeout(20), connected(port) as (reader, writer):
+        writer.writelines([GET] * number)
+        for _ in range(20):
+            assert (await talk(port, b"GET /other HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        assert served_now < number / 2, "the rest waits in the socket"
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        assert (await reader.read()).count(b"HTTP/1.1 200 OK") == number + 1

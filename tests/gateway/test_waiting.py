@@ -1,5 +1,6 @@
 """Clients that are ready to wait for a first replica."""
 
+import contextlib
 import signal
 import threading
 from collections.abc import Iterator
@@ -29,10 +30,11 @@ def url(late: Engine, tmp_path: Path) -> Iterator[str]:
         yield program.url
 
 
-def asking(url: str, body: bytes, wait: str) -> wire.Line:
+def asking(url: str, body: bytes, wait: str, key: str = "none") -> wire.Line:
     """A request that is on its way."""
     line = wire.Line(url)
-    line.send(wire.request("POST", "/v1/completions", body, {"x-dp-vllm-wait": wait}))
+    headers = {"x-dp-vllm-wait": wait, "authorization": f"Bearer {key}"}
+    line.send(wire.request("POST", "/v1/completions", body, headers))
     return line
 
 
@@ -105,3 +107,22 @@ def test_a_client_that_leaves_while_it_waits_reaches_no_engine(url: str, late: E
     programs.wait_until(lambda: programs.answers(url + "/health"), "the replica is there")
     assert wire.complete(url).status == 200
     assert len(late.asked) == 1
+
+
+def test_only_so_many_wait_of_one_key_and_of_all_and_none_without_a_key(late: Engine, tmp_path: Path) -> None:
+    keys = [flag for key in "abc" for flag in ("--api-key", key)]
+    with (
+        scripted.gateway(tmp_path, [late], "--max-queued-requests", "2", *keys) as program,
+        contextlib.ExitStack() as stack,
+    ):
+        url = program.url
+        for key in "ab":
+            waiting = stack.enter_context(contextlib.closing(asking(url, STREAMED, "60", key)))
+            assert b": no replica" in waiting.read_until(b"\n\n")
+            with contextlib.closing(asking(url, BODY, "60", key)) as another:
+                assert another.answer().error["code"] == "queue_full"
+        with contextlib.closing(asking(url, BODY, "60", "c")) as third:
+            refused = third.answer()
+        assert (refused.status, refused.error["code"]) == (429, "queue_full")
+        assert int(refused.headers["retry-after"]) > 0
+        assert wire.ask(url, "GET", "/version", headers={"x-dp-vllm-wait": "60"}).status == 503

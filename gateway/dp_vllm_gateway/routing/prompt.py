@@ -17,6 +17,9 @@ from dp_vllm_gateway.routing.load import BYTES_PER_TOKEN
 TOKENS_PER_FILE: Final = 1000
 """An image or a sound that is sent within the prompt."""
 
+LEAST_BESIDE: Final = 1024
+"""Bytes beside the prompt that may be its parameters, whatever the prompt's length."""
+
 _UNREADABLE: Final = (ValueError, TypeError, OverflowError, RecursionError)
 
 
@@ -29,6 +32,8 @@ class Prompt(msgspec.Struct, frozen=True, gc=False):
     """Estimated: `BYTES_PER_TOKEN`, or counted if the prompt is a list of token ids."""
     count: int = 1
     """How many prompts there are in it."""
+    beside: int = 0
+    """Tokens of the rest of the body, if that is longer than the prompt: an engine may read that instead."""
 
 
 class PromptFields(msgspec.Struct):
@@ -51,12 +56,19 @@ def prompt_of(fields: PromptFields, model: str | None, body: bytes) -> Prompt:
     seed = b"\0".join((repr(model).encode(), fields.cache_salt, fields.chat_template_kwargs))
     listed = bytes(fields.prompt)
     if listed.startswith(b"["):
-        return _listed(listed, seed)
-    text = b"".join((fields.tools, fields.system, fields.instructions, fields.messages, fields.input, listed))
-    if not text:
+        return _listed(listed, seed, _tokens_beside(listed, body))
+    read = b"".join((fields.tools, fields.system, fields.instructions, fields.messages, fields.input, listed))
+    if not read:
         return Prompt(b"", seed, tokens_of(body))
-    text = _without_files(text)
-    return Prompt(text, seed, len(text) // BYTES_PER_TOKEN)
+    text = _without_files(read)
+    return Prompt(text, seed, len(text) // BYTES_PER_TOKEN, beside=_tokens_beside(read, body))
+
+
+def _tokens_beside(read: bytes, body: bytes) -> int:
+    """Tokens of the body without what was read of it, if they are most: a small `input` beside long `documents`."""
+    if len(body) <= 2 * len(read) + LEAST_BESIDE:
+        return 0
+    return max(0, tokens_of(body) - tokens_of(read))
 
 
 def tokens_of(body: bytes) -> int:
@@ -81,7 +93,7 @@ def _digest(file: memoryview) -> bytes:
     return digest * (TOKENS_PER_FILE * BYTES_PER_TOKEN // len(digest))
 
 
-def _listed(listed: bytes, seed: bytes) -> Prompt:
+def _listed(listed: bytes, seed: bytes, beside: int) -> Prompt:
     """A prompt of token ids, or a list of prompts, each a text or token ids.
 
     Ids are compared as such, however they are written: a block of theirs is as many as one of text is taken to have.
@@ -91,8 +103,8 @@ def _listed(listed: bytes, seed: bytes) -> Prompt:
         if len(prompts) == 1 and isinstance(prompts[0], list):
             prompts = prompts[0]
         if prompts and isinstance(prompts[0], int):
-            return Prompt(array("I", prompts).tobytes(), seed, len(prompts))
+            return Prompt(array("I", prompts).tobytes(), seed, len(prompts), beside=beside)
     except _UNREADABLE:
-        return Prompt(listed, seed, len(listed) // BYTES_PER_TOKEN)
-    lengths = (len(p) if isinstance(p, list) else len(str(p)) // BYTES_PER_TOKEN for p in prompts)
-    return Prompt(listed, seed, sum(lengths), max(1, len(prompts)))
+        return Prompt(listed, seed, len(listed) // BYTES_PER_TOKEN, beside=beside)
+    lengths = (len(p) if isinstance(p, list) else -(-len(str(p)) // BYTES_PER_TOKEN) for p in prompts)
+    return Prompt(listed, seed, sum(lengths), max(1, len(prompts)), beside)
