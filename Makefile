@@ -66,7 +66,7 @@ test-repeat: $(if $(TESTS),setup,control-plane) ## make test N times (10), or TE
 	@$(OFFLINE) $(BIN)/python tests/repeat.py $(N) -m $(HERE) $(if $(TESTS),$(TESTS),-n 6 --dist worksteal)
 
 .PHONY: test-exhaustive
-test-exhaustive: control-plane ## what make test tries a few cases of, in every single one (a quarter of an hour)
+test-exhaustive: control-plane ## what make test tries a few cases of, in every single one, and the benchmarks (a quarter of an hour)
 	$(OFFLINE) $(BIN)/pytest -n 4 --dist worksteal -m exhaustive
 
 # In all, divided among its parts. A failure names the FUZZ_SEED that repeats its case: make fuzz FUZZ_SEED=1

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.exhaustive
+
 BENCH = Path(__file__).resolve().parents[2] / "bench" / "knowledge.py"
 
 

@@ -358,10 +358,10 @@ def test_without_keys_every_request_is_refused_until_there_are_some(
         (("--kubernetes-model", "m", "--peer-port", "1"), "POD_IP='' is none"),
     ],
 )
-def test_what_is_asked_wrongly_is_named(flags: tuple[str, ...], says: str) -> None:
+def test_what_is_asked_wrongly_is_named(tmp_path: Path, flags: tuple[str, ...], says: str) -> None:
     argv = programs.python("-m", "dp_vllm_gateway", "--port", str(free_port()), *flags)
-    ended = subprocess.run(argv, capture_output=True, text=True, timeout=50)
-    assert (ended.returncode, says in ended.stderr) == (2, True), ended.stderr
+    with programs.running(argv, tmp_path / "log") as program:
+        assert (program.wait(), says in program.output()) == (2, True), program.output()
 
 
 def test_without_a_cluster_to_log_in_to_it_ends_at_once(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from dp_vllm.policy import AHEAD_SECONDS, Policy
 from dp_vllm.replay import fleet, report, source
 from dp_vllm.replay.fleet import Answer, Arrival, Fleet, Sizes
@@ -112,6 +114,7 @@ def replayed(count: int, seed: int) -> Row:
     return report.row(answers, 1.0)
 
 
+@pytest.mark.exhaustive
 def test_hits_and_first_tokens_are_those_of_one_process() -> None:
     one, two = replayed(1, 0), [replayed(2, seed) for seed in range(2)]
     assert sum(row.hit_rate for row in two) / 2 > 0.97 * one.hit_rate
