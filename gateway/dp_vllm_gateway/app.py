@@ -238,7 +238,8 @@ class Gateway:
             call.model, call.stream = facts.model or "", facts.stream
             id_line = _id_line(call)
             answer_lines = id_line + cors.lines(self._config.cors, incoming.read.get(b"origin"))
-            if route.common and self._pool.several_models:
+            of_any = route.common or (route.reach is Reach.HOME and facts.model is None)
+            if of_any and self._pool.several_models:
                 facts = Facts(model=self._any_model())
             wait_seconds = waiting.seconds_of(incoming.read.get(b"x-dp-vllm-wait"))
             if wait_seconds and (key or not self._keys.required) and self._pool.lacks(facts.model):
@@ -298,9 +299,10 @@ class Gateway:
         content_type = incoming.read.get(b"content-type", b"")
         form = content_type[:10].lower() == b"multipart/"
         model = multipart.text_field(body, content_type, b"model") if form else None
+        stream = form and multipart.is_true(body, content_type, b"stream")
         if model is None and self._pool.several_models:
             model = paths.query_value(target, "model")
-        return Facts(model=model, tokens=0 if form else len(body) // BYTES_PER_TOKEN)
+        return Facts(model=model, stream=stream, tokens=0 if form else len(body) // BYTES_PER_TOKEN)
 
     def _any_model(self) -> str:
         """A model that can be served now. Raises Refusal if there is none."""
@@ -331,7 +333,8 @@ class Gateway:
         response.headers["x-request-id"] = call.id
         if self.ending:
             relay.keep_alive = False
-        response.headers.update(cors.headers(self._config.cors, incoming.read.get(b"origin")))
+        for name, value in cors.headers(self._config.cors, incoming.read.get(b"origin")).items():
+            response.headers.setdefault(name, value)  # the answer to OPTIONS varies with more
         replies.send(response, relay)
 
     def _refuse(self, refusal: Refusal, incoming: Incoming, relay: Relay, call: Call) -> None:

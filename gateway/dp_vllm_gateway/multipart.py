@@ -1,4 +1,4 @@
-"""Reads one text field of a multipart/form-data body (RFC 7578), which passes on as it came. Pure.
+"""Reads single text fields of a multipart/form-data body (RFC 7578), which passes on as it came. Pure.
 
 Only the body's beginning and end are read: a file between them may be large, and clients put short fields before or
 behind it. Wherever a delimiter stands it is one, so reading may begin anywhere.
@@ -15,6 +15,9 @@ MAX_BOUNDARY_BYTES: Final = 70
 
 MAX_PARTS: Final = 100
 """So many parts are looked at from either end, and of each so many bytes of headers and of value."""
+
+_TRUE: Final = frozenset({"1", "on", "t", "true", "y", "yes"})
+"""What engines (pydantic) take for true in a form, in upper or lower case."""
 
 MAX_HEAD_BYTES: Final = 8 << 10
 MAX_VALUE_BYTES: Final = 1024
@@ -36,6 +39,12 @@ def text_field(body: bytes, content_type: bytes, name: bytes) -> str | None:
         return _last(b"\r\n" + body, delimiter, name)
     found = _last(body[-WINDOW_BYTES:], delimiter, name)
     return found if found is not None else _last(b"\r\n" + body[:WINDOW_BYTES], delimiter, name)
+
+
+def is_true(body: bytes, content_type: bytes, name: bytes) -> bool:
+    """Whether this field says yes."""
+    value = text_field(body, content_type, name)
+    return value is not None and value.lower() in _TRUE
 
 
 def _last(text: bytes, delimiter: bytes, name: bytes) -> str | None:

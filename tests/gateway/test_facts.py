@@ -261,6 +261,11 @@ PARTS: dict[str, Callable[[str], Any]] = {
     "image_embeds": lambda data: {"type": "image_embeds", "image_embeds": data},
     "image_embeds of several": lambda data: {"type": "image_embeds", "image_embeds": {"pixels": data}},
     "file_data": lambda data: {"type": "file", "file": {"filename": "a.pdf", "file_data": data}},
+    "an upper-case type": lambda data: {"type": "image_url", "image_url": f"DATA:IMAGE/PNG;BASE64,{data}"},
+    "pictures of a video": lambda data: {
+        "type": "video_url",
+        "video_url": {"url": f"data:video/jpeg;base64,{data},{data},{data}"},
+    },
     "file URL": lambda data: {"type": "file", "file": {"file_data": f"data:application/pdf;base64,{data}"}},
     "input_audio": lambda data: {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}},
     "video_url": lambda data: {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{data}"}},

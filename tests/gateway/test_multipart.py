@@ -5,7 +5,7 @@ import random
 import httpx2
 import pytest
 
-from dp_vllm_gateway.multipart import MAX_PARTS, WINDOW_BYTES, text_field
+from dp_vllm_gateway.multipart import MAX_PARTS, WINDOW_BYTES, is_true, text_field
 
 TYPE = b"multipart/form-data; boundary=B"
 
@@ -72,6 +72,19 @@ BIG = b"\0\r\n--" * WINDOW_BYTES
 )
 def test_the_last_text_field_of_the_name_counts(body: bytes, model: str | None) -> None:
     assert text_field(body, TYPE, b"model") == model
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        *((word, True) for word in ("true", "True", "1", "yes", "ON")),
+        *((word, False) for word in ("false", "0", "", "x")),
+    ],
+)
+def test_a_field_may_say_yes(value: str, meant: bool) -> None:
+    body = form(part(FILE, BIG), part(named('name="stream"'), value.encode()))
+    assert is_true(body, TYPE, b"stream") is meant
+    assert not is_true(body, TYPE, b"streams")
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,13 @@ def test_what_is_the_endpoints_needs_no_model(program: Program) -> None:
             assert wire.ask(program.url, method, path).status == 200, path
 
 
+def test_an_unknown_response_is_looked_for_at_a_replica(program: Program) -> None:
+    for method, path in (("GET", "/v1/responses/resp_none"), ("POST", "/v1/responses/resp_none/cancel")):
+        answer = wire.ask(program.url, method, path)
+        assert (answer.status, answer.headers["x-dp-vllm-replica"]) in ((200, "0"), (200, "1"))
+        assert wire.ask(program.url, method, f"{path}?model=large").headers["x-dp-vllm-replica"] == "1"
+
+
 def test_what_is_no_route_is_not_found(program: Program) -> None:
     for path in ("/", "/v1", "/v2/models", "/version/x", "/favicon.ico"):
         for method in ("GET", "POST"):
@@ -77,6 +84,17 @@ def test_a_form_names_its_model(program: Program, client: openai.OpenAI, small: 
     with pytest.raises(openai.NotFoundError, match="The model `none` does not exist"):
         client.audio.transcriptions.create(model="none", file=audio)
     programs.wait_until(lambda: f"POST {AUDIO} key=- model=tiny " in program.output(), "the log names the model")
+
+
+def test_a_form_may_ask_for_a_stream(program: Program, client: openai.OpenAI) -> None:
+    audio = ("a.wav", bytes(300_000), "audio/wav")
+    for stream in (False, True):
+        client.audio.transcriptions.with_raw_response.create(model="large", file=audio, stream=stream)
+        counted = (
+            f'dp_vllm_time_to_first_token_seconds_count{{route="{AUDIO}"}} 1'
+            in wire.ask(program.url, "GET", "/metrics").body.decode()
+        )
+        assert counted is stream, "only a stream has a first token"
 
 
 @pytest.mark.parametrize("model", ["org/small", "tiny"])

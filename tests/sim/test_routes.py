@@ -9,7 +9,7 @@ import pytest
 from programs import Program
 from wire import Answer, ask, line, request
 
-from dp_vllm.engine.routes import UNKNOWN, route_of
+from dp_vllm.engine.routes import ROUTES, UNKNOWN, route_of
 
 CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
 MESSAGE = CHAT | {"model": "demo/model"}
@@ -38,20 +38,31 @@ def test_it_describes_the_routes_it_has(sim: Program) -> None:
             assert route_of(method.upper(), path.replace("{", "").replace("}", "")) is not UNKNOWN, (method, path)
 
 
-def test_its_description_has_bodies_that_it_takes(sim: Program) -> None:
-    described = ask(sim.url, "GET", "/openapi.json").json()
-    schemas = described["components"]["schemas"]
+def test_its_description_has_bodies_that_it_takes(sim: Program, pooling: Program) -> None:
     taken = 0
-    for path, methods in described["paths"].items():
-        asked = methods.get("post", {}).get("requestBody")
-        if asked is None:
-            continue
-        schema = schemas[asked["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]]
-        if "example" in schema:
-            assert post(sim, path, schema["example"]).status == 200, path
-            taken += 1
-    assert taken >= 5
-    assert "tools" in schemas["ChatCompletionRequest"]["properties"]
+    for engine in (sim, pooling):
+        described = ask(engine.url, "GET", "/openapi.json").json()
+        schemas = described["components"]["schemas"]
+        for path, methods in described["paths"].items():
+            asked = methods.get("post", {}).get("requestBody")
+            if asked is None:
+                continue
+            schema = schemas[asked["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]]
+            if "example" in schema:
+                assert post(engine, path, schema["example"]).status == 200, path
+                taken += 1
+        assert "tools" in schemas["ChatCompletionRequest"]["properties"]
+    assert taken >= 14
+
+
+def test_its_description_lacks_no_body(sim: Program, pooling: Program) -> None:
+    without = {"/ping", "/invocations", "/v1/responses/{response_id}/cancel"}
+    for engine in (sim, pooling):
+        paths = ask(engine.url, "GET", "/openapi.json").json()["paths"]
+        posts = {path: methods["post"] for path, methods in paths.items() if "post" in methods}
+        assert {path for path in posts if "requestBody" not in posts[path]} <= without | {
+            route.path for route in ROUTES if route.admin
+        }
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])

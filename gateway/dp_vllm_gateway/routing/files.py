@@ -3,6 +3,7 @@
 The rule: a file is a long run of base64 that either follows `;base64,`, or is a whole JSON
 string that does not stand under a name that engines read as text (`TEXT_NAMES`). So a picture counts as one under any
 name and in any spelling, and a long word, key or hexadecimal dump in a message counts as the text that it is.
+A video's pictures, which vLLM takes with commas between them, count as one file.
 
 Base64 may be of either alphabet, in lines, with its characters escaped as JSON or URLs allow. It is looked for only in
 pieces of text without a blank and a quotation mark: they are found far sooner than the text is read.
@@ -40,6 +41,7 @@ TEXT_NAMES: Final = (
 _BASE64: Final = re.compile(
     rb"(?:[A-Za-z0-9+/=_-]++|\\(?:[/nrt]|u00[0-9A-Fa-f]{2})|%(?:2[BbDdFf]|3[Dd]|5[Ff]|0[AaDd]))++"
 )
+_SEVERAL: Final = re.compile(rb"(?:%b,?+)++" % _BASE64.pattern)
 _MARK: Final = b";base64,"
 _MARK_WITHIN: Final = 256
 """Bytes: what is before the mark names a type and its parameters."""
@@ -54,12 +56,12 @@ def files_of(text: bytes) -> Iterator[tuple[int, int]]:
     end, before = 0, (0, 0)
     while (found := _piece(text, end)) is not None:
         begin, end = found
-        marked = text.find(_MARK, begin, min(begin + _MARK_WITHIN, end))
+        marked = text[begin : min(begin + _MARK_WITHIN, end)].lower().find(_MARK)
         if marked >= 0:
-            begin = marked + len(_MARK)
+            begin += marked + len(_MARK)
         elif not (_is_string(text, begin, end) and _is_named_otherwise(text, begin, before)):
             continue
-        run = _BASE64.match(text, begin, end)
+        run = (_BASE64 if marked < 0 else _SEVERAL).match(text, begin, end)
         if run is None or run.end() - begin < LEAST_BYTES or (marked < 0 and run.end() < end):
             continue
         before = begin, end

@@ -32,6 +32,7 @@ _KINDS: Final[Mapping[Kind, Schema]] = {
         ]
     },
 }
+_ONE_OR_MORE: Final = {"anyOf": [_STRING, _KINDS[Kind.TEXTS]]}
 _CONSTRAINTS: Final[dict[str, Schema]] = {
     "response_format": {
         "type": "object",
@@ -50,7 +51,10 @@ _CONSTRAINTS: Final[dict[str, Schema]] = {
             "json_object": {"type": "boolean"},
         },
     },
-    "stream_options": {"type": "object", "properties": {"include_usage": {"type": "boolean"}}},
+    "stream_options": {
+        "type": "object",
+        "properties": {"include_usage": {"type": "boolean"}, "continuous_usage_stats": {"type": "boolean"}},
+    },
 }
 _TOOLS: Final[dict[str, Schema]] = {
     "tools": {
@@ -149,6 +153,15 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
         },
         ["model", "messages", "max_tokens"],
     ),
+    "AnthropicCountTokensRequest": _object(
+        {
+            "model": _STRING,
+            "messages": {"type": "array", "items": _OBJECT},
+            "system": _STRING,
+            "tools": {"type": "array", "items": _OBJECT},
+        },
+        ["model", "messages"],
+    ),
     "TokenizeRequest": _object(
         {"model": _STRING, "prompt": _STRING, "messages": {"type": "array", "items": _OBJECT}},
         example={"prompt": "Hello"},
@@ -157,7 +170,21 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
     "EmbeddingRequest": _object(
         {"model": _STRING, "input": _KINDS[Kind.PROMPT], "dimensions": _INTEGER}, example={"input": "Hello"}
     ),
+    "CohereEmbedRequest": _object(
+        {"model": _STRING, "texts": _KINDS[Kind.TEXTS]}, ["texts"], example={"texts": ["Hello"]}
+    ),
+    "ScoreRequest": _object(
+        {"model": _STRING, "text_1": _ONE_OR_MORE, "text_2": _ONE_OR_MORE},
+        ["text_1", "text_2"],
+        example={"text_1": "Hello", "text_2": ["Hello", "Goodbye"]},
+    ),
+    "RerankRequest": _object(
+        {"model": _STRING, "query": _STRING, "documents": _KINDS[Kind.TEXTS], "top_n": _INTEGER},
+        ["query", "documents"],
+        example={"query": "Hello", "documents": ["Hello", "Goodbye"]},
+    ),
     "LoadLoRAAdapterRequest": _object({"lora_name": _STRING, "lora_path": _STRING}, ["lora_name", "lora_path"]),
+    "AddAdapterRequest": _object({"name": _STRING, "src": _STRING}, ["name", "src"]),
     "UnloadLoRAAdapterRequest": _object({"lora_name": _STRING}, ["lora_name"]),
     "AbortRequest": _object({"request_ids": {"type": "array", "items": _STRING}}, example={}),
     "ErrorResponse": _ERROR,
@@ -167,11 +194,16 @@ _BODIES: Final = {
     "/v1/completions": ("CompletionRequest", "CompletionResponse"),
     "/v1/responses": ("ResponsesRequest", None),
     "/v1/messages": ("AnthropicMessagesRequest", None),
+    "/v1/messages/count_tokens": ("AnthropicCountTokensRequest", None),
     "/tokenize": ("TokenizeRequest", None),
     "/detokenize": ("DetokenizeRequest", None),
     "/v1/embeddings": ("EmbeddingRequest", None),
     "/pooling": ("EmbeddingRequest", None),
     "/classify": ("EmbeddingRequest", None),
+    "/v2/embed": ("CohereEmbedRequest", None),
+    **dict.fromkeys(("/score", "/v1/score"), ("ScoreRequest", None)),
+    **dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank"), ("RerankRequest", None)),
+    "/adapters": ("AddAdapterRequest", None),
     "/v1/load_lora_adapter": ("LoadLoRAAdapterRequest", None),
     "/v1/unload_lora_adapter": ("UnloadLoRAAdapterRequest", None),
     "/abort_requests": ("AbortRequest", None),
