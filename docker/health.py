@@ -1,46 +1,71 @@
 """Docker's health check: ends with 0 if the program in this container answers 200 at the path that is given.
 
-It asks the port that the container's program was started with, with or without TLS, past any proxy.
+It asks where the container's program was started to listen, with or without TLS, past any proxy.
 """
 
 import http.client
+import socket
 import ssl
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from dp_vllm import hosts
+from dp_vllm.engine.command import known_flags
+from dp_vllm.sim import config_file
 
 DEFAULT_PORT = 8000
 TIMEOUT_SECONDS = 4.0
 
-
-def port(words: list[str]) -> int:
-    """The value of the last `--port` on a command line."""
-    found = DEFAULT_PORT
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        name, equals, value = word.partition("=")
-        if name == "--port":
-            found = int(value if equals else following)
-    return found
+Place = tuple[str, int] | str
+"""A host and a port, or the path of a socket."""
 
 
-def status(connection: http.client.HTTPConnection, path: str) -> int:
+def place(words: Sequence[str]) -> Place:
+    """Where the program with this command line listens: of a flag that is repeated the last counts."""
+    given = _given(words)
+    if "--config" in given:
+        given = _given(config_file.words(Path(given["--config"]))) | given
+    if "--uds" in given:
+        return given["--uds"]
+    return hosts.from_here(hosts.read(given.get("--host", "0"))), int(given.get("--port", DEFAULT_PORT))
+
+
+def _given(words: Sequence[str]) -> dict[str, str]:
+    return {item.flag.name: item.values[-1] for item in known_flags().read(words) if item.flag and item.values}
+
+
+def status(where: Place, path: str, *, tls: bool) -> int:
     """The status of a GET."""
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = _connected(where)
     try:
+        if tls:
+            # Our own certificate in our own container: there is nobody to be mistaken for.
+            context = ssl._create_unverified_context()  # noqa: S323
+            connection.sock = context.wrap_socket(connection.sock)
         connection.request("GET", path)
         return connection.getresponse().status
     finally:
         connection.close()
 
 
+def _connected(where: Place) -> socket.socket:
+    if not isinstance(where, str):
+        return socket.create_connection(where, TIMEOUT_SECONDS)
+    connected = socket.socket(socket.AF_UNIX)
+    connected.settimeout(TIMEOUT_SECONDS)
+    connected.connect(where)
+    return connected
+
+
 def main(path: str) -> int:
-    words = Path("/proc/1/cmdline").read_text(errors="replace").split("\0")
-    address = ("127.0.0.1", port(words))
+    where = place(Path("/proc/1/cmdline").read_text(errors="replace").split("\0"))
     try:
-        answer = status(http.client.HTTPConnection(*address, timeout=TIMEOUT_SECONDS), path)
+        answer = status(where, path, tls=False)
     except (http.client.HTTPException, ConnectionResetError):
-        # Our own certificate on our own loopback address: there is nobody to be mistaken for.
-        context = ssl._create_unverified_context()  # noqa: S323
-        answer = status(http.client.HTTPSConnection(*address, timeout=TIMEOUT_SECONDS, context=context), path)
-    sys.stdout.write(f"{answer} from port {address[1]}\n")
+        answer = status(where, path, tls=True)
+    sys.stdout.write(f"{answer} from {where if isinstance(where, str) else f'port {where[1]}'}\n")
     return int(answer != 200)
 
 

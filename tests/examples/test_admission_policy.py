@@ -22,6 +22,8 @@ Json = dict[str, Any]
 
 GROUP: Final = "/apis/admissionregistration.k8s.io/v1"
 SECONDS: Final = 30.0
+APP_ARMOR: Final = "container.apparmor.security.beta.kubernetes.io"
+ELSEWHERE: Final = {"httpGet": {"host": "169.254.169.254", "port": 80}}
 NO_RIGHTS: Final = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
@@ -55,7 +57,13 @@ TAKEN: Final[dict[str, Json]] = {
                 "env": [{"name": "A", **secret("hub")}],
                 "volumeMounts": [{"name": "v", "mountPath": "/v"}],
             },
-            {"name": "sidecar", "image": "i", "securityContext": NO_RIGHTS},
+            {
+                "name": "sidecar",
+                "image": "i",
+                "securityContext": NO_RIGHTS,
+                "readinessProbe": {"httpGet": {"path": "/", "port": 1}},
+                "lifecycle": {"preStop": {"exec": {"command": ["sleep", "1"]}}},
+            },
         ],
         initContainers=None,
     ),
@@ -83,6 +91,21 @@ REFUSED: Final[dict[str, tuple[Json, str]]] = {
     "a context taken out": (engine(securityContext=None), "`$patch` and null"),
     "a context replaced": (engine(securityContext={"$patch": "replace"}), "`$patch`"),
     "the containers replaced": (pod(containers=[{"$patch": "replace", "name": "engine"}]), "`$patch`"),
+    "the containers taken out": (pod(containers=None), "containers: null"),
+    "AppArmor by an annotation": (
+        {"template": {"metadata": {"annotations": {f"{APP_ARMOR}/engine": "unconfined"}}}},
+        "AppArmor's are forbidden",
+    ),
+    **{
+        f"a request of the node by {field}": (engine(**fields), "a host in a probe or a lifecycle hook")
+        for field, fields in {
+            "liveness": {"livenessProbe": {"tcpSocket": {"host": "10.0.0.1", "port": 1}}},
+            "readiness": {"readinessProbe": ELSEWHERE},
+            "startup": {"startupProbe": ELSEWHERE},
+            "start": {"lifecycle": {"postStart": ELSEWHERE}},
+            "end": {"lifecycle": {"preStop": ELSEWHERE}},
+        }.items()
+    },
     "the pod replaced": (pod(**{"$patch": "replace"}), "`$patch`"),
     "an account": (pod(serviceAccountName="admin"), "serviceAccountName"),
     "a token": (pod(automountServiceAccountToken=True), "automountServiceAccountToken"),

@@ -8,6 +8,7 @@ from msgspec import UNSET
 from dp_vllm import names
 from dp_vllm.spec import AdminApiKeysKey, ApiKeysKey
 from dp_vllm.spec.gateway import Gateway
+from dp_vllm.spec.references import escaped
 from dp_vllm_operator.model import Model
 from dp_vllm_operator.render import lost_node
 from dp_vllm_operator.settings import ALL_IPV4, Settings
@@ -154,7 +155,7 @@ def _further_args(gateway: Gateway) -> list[str]:
     if gateway.first_byte_seconds:
         args += ["--first-byte-seconds", str(gateway.first_byte_seconds)]
     if gateway.allowed_origins:
-        args += ["--allowed-origins", json.dumps(gateway.allowed_origins)]
+        args += ["--allowed-origins", escaped(json.dumps(gateway.allowed_origins))]
     return args
 
 

@@ -1,10 +1,12 @@
 """What the gateway's Deployment and Service say."""
 
 import dataclasses
+import json
 from typing import Any
 
 import click
 import pytest
+from kubelet import container as kubelet_container
 from models import SETTINGS, Json, model, variables
 
 from dp_vllm import names
@@ -45,6 +47,13 @@ def test_the_gateway_understands_its_words() -> None:
     assert (told()["first_byte_seconds"], told()["allowed_origins"]) == (0, None), "older gateways have no such flag"
     assert variables(container())["POD_IP"] == {"fieldRef": {"fieldPath": "status.podIP"}}
     assert variables(container())["POD_NAMESPACE"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
+
+
+def test_origins_are_no_references() -> None:
+    origins = ["https://$(POD_IP)", "https://$$(POD_IP)"]
+    started = kubelet_container.words(container(gateway={"allowedOrigins": origins}), {})
+
+    assert json.loads(started[started.index("--allowed-origins") + 1]) == origins
 
 
 @pytest.mark.parametrize(("pod_ip", "engines", "gateways"), [
