@@ -24,6 +24,13 @@ GROUP: Final = "/apis/admissionregistration.k8s.io/v1"
 SECONDS: Final = 30.0
 APP_ARMOR: Final = "container.apparmor.security.beta.kubernetes.io"
 ELSEWHERE: Final = {"httpGet": {"host": "169.254.169.254", "port": 80}}
+HANDLERS: Final[dict[str, Json]] = {
+    "liveness": {"livenessProbe": {"tcpSocket": {"host": "10.0.0.1", "port": 1}}},
+    "readiness": {"readinessProbe": ELSEWHERE},
+    "startup": {"startupProbe": ELSEWHERE},
+    "start": {"lifecycle": {"postStart": ELSEWHERE}},
+    "end": {"lifecycle": {"preStop": ELSEWHERE}},
+}
 NO_RIGHTS: Final = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
@@ -98,13 +105,7 @@ REFUSED: Final[dict[str, tuple[Json, str]]] = {
     ),
     **{
         f"a request of the node by {field}": (engine(**fields), "a host in a probe or a lifecycle hook")
-        for field, fields in {
-            "liveness": {"livenessProbe": {"tcpSocket": {"host": "10.0.0.1", "port": 1}}},
-            "readiness": {"readinessProbe": ELSEWHERE},
-            "startup": {"startupProbe": ELSEWHERE},
-            "start": {"lifecycle": {"postStart": ELSEWHERE}},
-            "end": {"lifecycle": {"preStop": ELSEWHERE}},
-        }.items()
+        for field, fields in HANDLERS.items()
     },
     "the pod replaced": (pod(**{"$patch": "replace"}), "`$patch`"),
     "an account": (pod(serviceAccountName="admin"), "serviceAccountName"),
