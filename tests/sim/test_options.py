@@ -104,6 +104,12 @@ def test_a_bad_value_is_named(words: str, named: str) -> None:
     assert caught.value.exit_status == 2
 
 
+@pytest.mark.parametrize("word", ["--model demo/m", "-dp 2"])
+def test_a_flag_and_its_value_in_one_word_are_no_model(word: str) -> None:
+    with pytest.raises(BadSettings, match="is one word; check the quotes"):
+        options.parse([word], {})
+
+
 def test_help_names_every_setting_and_every_fault() -> None:
     said = subprocess.run(programs.python("-m", "dp_vllm.sim", "--help"), capture_output=True, text=True, check=True)
     for setting in settings.SETTINGS:

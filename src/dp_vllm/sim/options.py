@@ -13,6 +13,7 @@ from dp_vllm.sim import config_file, faults, settings
 from dp_vllm.sim.cors import Cors
 from dp_vllm.sim.engine import Limits, Pace
 from dp_vllm.sim.faults import Fault
+from dp_vllm.spec.owned_flags import TWO_IN_ONE
 
 OWN_FLAGS = (
     *(Flag(setting.flag, Takes.ONE) for setting in settings.SETTINGS),
@@ -240,6 +241,8 @@ class _Flags:
         words = []
         for item in known.read(argv):
             if not item.spelling:
+                if re.match(TWO_IN_ONE, item.words[0]):
+                    raise BadSettings(f"unrecognized arguments: {item.words[0]!r} is one word; check the quotes")
                 words.append(item.words[0])
             elif item.candidates:
                 raise BadSettings(f"{item.spelling}: could be any of {', '.join(item.candidates)}")
