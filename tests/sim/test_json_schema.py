@@ -37,7 +37,9 @@ class Order(BaseModel):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("model", [Point, Tree, Order, list[Order], Literal[1, "a", None], dict[str, int]], ids=str)
+@pytest.mark.parametrize(
+    "model", [Point, Tree, Order, list[Order], Literal[1, "a", None], dict[str, int], set[Literal["a", "b"]]], ids=str
+)
 def test_a_value_is_what_its_schema_asks_for(model: Any, seed: int) -> None:
     adapter = TypeAdapter(model)
     adapter.validate_python(value_for(adapter.json_schema(), seed), strict=False)
@@ -59,6 +61,8 @@ def test_a_value_is_what_its_schema_asks_for(model: Any, seed: int) -> None:
         ({"type": "string", "format": "date"}, "2026-01-01"),
         ({"type": "array", "maxItems": 0}, []),
         ({"type": "array", "items": {"type": "integer"}, "minItems": 3, "uniqueItems": True}, [1, 2, 3]),
+        ({"items": {"type": "string", "maxLength": 3}, "minItems": 3, "uniqueItems": True}, ["sim", "si1", "si2"]),
+        ({"items": {"multipleOf": 7, "type": "integer"}, "minItems": 3, "uniqueItems": True}, [7, 14, 21]),
         ({"prefixItems": [{"const": 1}, {"const": 2}], "items": False}, [1, 2]),
         ({"required": ["a"]}, {"a": "simulated"}),
         ({"allOf": [{"properties": {"a": {"const": 1}}}, {"properties": {"b": {"const": 2}}}]}, {"a": 1, "b": 2}),
@@ -73,9 +77,21 @@ def test_the_value_of_a_small_schema(schema: Any, value: object) -> None:
 
 
 @pytest.mark.parametrize(
+    "items", [{"enum": ["a", "b", 3]}, {"type": "integer", "minimum": 1, "maximum": 3}, {"$ref": "#/$defs/x"}], ids=str
+)
+def test_items_that_differ_are_those_that_are_allowed(items: Any) -> None:
+    made = value_for({"items": items, "minItems": 3, "uniqueItems": True, "$defs": {"x": {"enum": [1, 2, 3]}}})
+    assert sorted(made, key=str) in ([3, "a", "b"], [1, 2, 3])
+
+
+@pytest.mark.parametrize(
     "schema",
     [
         {"type": "nope"},
+        {"items": {"enum": ["a"]}, "minItems": 2, "uniqueItems": True},
+        {"items": {"type": "string", "maxLength": 0}, "minItems": 2, "uniqueItems": True},
+        {"items": {"type": "integer", "maximum": 1}, "minItems": 2, "uniqueItems": True},
+        {"items": {"type": "string", "format": "date"}, "minItems": 2, "uniqueItems": True},
         {"not": {}},
         {"$ref": "#"},
         {"$ref": "#/nowhere"},

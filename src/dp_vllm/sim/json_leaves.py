@@ -6,7 +6,7 @@ import math
 from typing import Any, Final
 
 from dp_vllm.sim import patterns
-from dp_vllm.sim.errors import bad_request
+from dp_vllm.sim.errors import Refusal, bad_request
 
 TEXT: Final = "simulated"
 """What a text is that may be any."""
@@ -64,6 +64,26 @@ def number(schema: dict[str, Any], *, whole: bool) -> int | float:
     if not least <= value <= most or not math.isfinite(value) or (whole and value != int(value)):
         raise bad_request("JSON schema: no number that is simulated is within the bounds.")
     return int(value) if whole else value
+
+
+def others(schema: dict[str, Any], value: Any, place: int) -> list[Any]:
+    """What the schema allows instead of this value, where the items before this place have it already."""
+    if "enum" in schema:
+        return list(schema["enum"])
+    if {"const", "anyOf", "oneOf", "pattern", "format"} & schema.keys():
+        return []
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, str):
+        most = schema.get("maxLength", _MOST_CHARS)
+        text = value[: max(0, most - len(str(place)))] + str(place)
+        return [text] if len(text) <= most else []
+    if isinstance(value, int):
+        try:
+            return [number(schema | {"minimum": value + place * (schema.get("multipleOf") or 1)}, whole=True)]
+        except Refusal:
+            return []
+    return []
 
 
 def _bound(schema: dict[str, Any], name: str) -> float | None:

@@ -198,11 +198,21 @@ class _Maker:
         if rest is not False and not wanted and not self._is_deep(depth):
             wanted = 1
         wanted = min(wanted, most)
+        unique = bool(schema.get("uniqueItems"))
         made: list[Any] = []
         for place in range(wanted):
-            made.append(self._property(first[place] if place < len(first) else rest, depth, needed=place < least))
-        made = [item for item in made if item is not _MISSING]
-        return _distinct(made, least) if schema.get("uniqueItems") else made
+            inner = first[place] if place < len(first) else rest
+            item = self._property(inner, depth, needed=place < least)
+            for candidate in (item, *self._others(inner, item, place)) if unique else (item,):
+                if candidate is not _MISSING and not (unique and candidate in made):
+                    made.append(candidate)
+                    break
+        if unique and len(made) < least:
+            raise bad_request("JSON schema: uniqueItems together with minItems is not simulated for these items.")
+        return made
+
+    def _others(self, schema: Any, item: Any, place: int) -> list[Any]:
+        return json_leaves.others(self._merged(schema, 0) if isinstance(schema, dict) else {}, item, place)
 
 
 _MISSING: Final = object()
@@ -234,19 +244,6 @@ def _implied(schema: dict[str, Any]) -> str:
     if {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"} & schema.keys():
         return "number"
     return "string"
-
-
-def _distinct(items: list[Any], least: int) -> list[Any]:
-    """Without repetitions. Raises Refusal if too few remain."""
-    kept: list[Any] = []
-    for place, item in enumerate(items):
-        other = f"{item}{place}" if isinstance(item, str) and item in kept else item
-        other = item + place if type(item) is int and item in kept else other
-        if other not in kept:
-            kept.append(other)
-    if len(kept) < least:
-        raise bad_request("JSON schema: uniqueItems together with minItems is not simulated for these items.")
-    return kept
 
 
 def _nesting_exceeds(value: Any, limit: int) -> bool:
