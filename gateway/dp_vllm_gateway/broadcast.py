@@ -77,8 +77,7 @@ class Broadcasts:
             return await _to_the_end(self._send(out))
         change = Change(out.method, out.target, _lines(out), out.body)
         async with self._turn:
-            if route.lasting:
-                self._judge(route, change)
+            self._judge(route, change)
             return await _to_the_end(self._send(out, change))
 
     async def _send(self, out: Outgoing, change: Change | None = None) -> Fetched:
@@ -92,13 +91,13 @@ class Broadcasts:
         return combined(results)
 
     def _judge(self, route: Route, change: Change) -> None:
-        """Raise Refusal if a change cannot be kept for replicas that restart."""
+        """Raise Refusal if a change cannot be kept for replicas that restart, or told to other processes."""
         if change.size > MOST_CHANGE_BYTES:
             message = (
                 f"this request has {change.size} bytes; at most {MOST_CHANGE_BYTES} are kept for restarted replicas"
             )
             raise Refusal(413, message, code="change_too_large")
-        if not self._lasting.has_room(route, change):
+        if route.lasting and not self._lasting.has_room(route, change):
             message = (
                 f"{MOST_CHANGES} changes are kept for restarted replicas already; undo one first, such as an adapter"
             )

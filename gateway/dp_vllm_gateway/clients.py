@@ -12,8 +12,9 @@ test asserts each):
 - `_messages`, `_waiter`, `_parser.message_consumed()`: parsed requests, and how to await the next;
 - `_ErrInfo` stands for a request that is not HTTP; `_upgraded`: a WebSocket was asked for, by `_current_request`;
 - `_keepalive_handle`, `_next_keepalive_close_time`, `_process_keepalive()` close idle connections;
-- `_reading_paused`, `_buffer_paused`, `_msg_queue_resume_size`, `_resume_reading_if_drained()` bound pipelining, and
-  `_pause_transport_reading()`, `_resume_transport_reading()` bodies; `_read_bufsize` is how much of one is held;
+- `_reading_paused`, `_buffer_paused`, `_max_msg_queue_size`, `_msg_queue_resume_size` bound pipelining, and
+  `_resume_reading_if_drained()`, which calls `data_received()` without data, goes on;
+- `_pause_transport_reading()`, `_resume_transport_reading()` bound bodies; `_read_bufsize` is how much of one is held;
 - `_manager` is none once the client left; `_close` and `_force_close` say that the connection is to end;
 - `_paused`, `_drain_helper()` are its transport's: it has more to write than the client takes;
 - `_task_handler`, `_loop`, `_keepalive`, `_keepalive_timeout` are as they are called.
@@ -59,6 +60,7 @@ class _Client(RequestHandler):
         "_body",
         "_crowd",
         "_handler",
+        "_held",
         "_intake",
         "_missing",
         "_outbox",
@@ -75,6 +77,8 @@ class _Client(RequestHandler):
         self._crowd = crowd
         self._address: str | None = None
         self._intake = Intake(given["max_line_size"])
+        self._held = b""
+        """What came behind as many requests as may wait. The parser would keep it too, but in one piece."""
         self._refused = False
         """What was read is no request, and nothing more is read."""
         self._handler = handler
@@ -113,12 +117,20 @@ class _Client(RequestHandler):
             if not data:
                 return
             self._reads = False
-        while not self._refused:
-            end = self._intake.end(data)
-            self._parse(data[:end])
-            data = data[end:]
-            if not data:
+        if self._upgraded:
+            super().data_received(data)
+            return
+        if not data:  # aiohttp has room again, for what its parser keeps first
+            self._parse(data[: self._intake.end(data, 0)])
+        data, self._held = self._held + data if self._held else data, b""
+        start = 0
+        while start < len(data) and not self._refused:
+            if len(self._messages) >= self._max_msg_queue_size and not self._upgraded:
+                self._held = data[start:]
                 break
+            end = len(data) if self._upgraded else self._intake.end(data, start)
+            self._parse(data[start:end])
+            start = end
 
     def _parse(self, piece: bytes) -> None:
         """Give the parser a piece."""
@@ -139,10 +151,13 @@ class _Client(RequestHandler):
 
     def _refuse_rest(self) -> None:
         self._refused = True
-        body = self._serving.body if self._serving is not None else None
-        if isinstance(body, StreamReader) and not body.is_eof():
-            # what was to be the rest of it: aiohttp would let its reader wait for ever
-            body.set_exception(web.RequestPayloadError("the body is not framed as HTTP asks"))
+        bodies: list[object] = [payload for _, payload in self._messages]
+        if self._serving is not None:
+            bodies.append(self._serving.body)
+        for body in bodies:
+            if isinstance(body, StreamReader) and body is not EMPTY_PAYLOAD and not body.is_eof():
+                # what was to be the rest of it: aiohttp would let its reader wait for ever
+                body.set_exception(web.RequestPayloadError("the body is not framed as HTTP asks"))
 
     def _read(self, data: bytes) -> bytes:
         """Take what belongs to a plain request; the rest is aiohttp's."""
@@ -230,6 +245,9 @@ class _Client(RequestHandler):
         self._make_room()
         if isinstance(message, _ErrInfo):
             self._answer_error(*self._intake.refusal(message.status, message.exc, message.message))
+            return None
+        if message.version.major != 1:
+            self._answer_error(*self._intake.refusal(400, None, ""))
             return None
         if not self._intake.fits(message):
             self._answer_error(*self._intake.refusal(431, None, ""))

@@ -1,7 +1,8 @@
 """What aiohttp's parser is given at once, and how long a head may become. Pure.
 
-The parser drops what follows an offer of another protocol (`Upgrade: h2c`) in the same piece, and bounds a head's lines
-alone. So a piece ends where such a request ends, and bytes that have made no request and no part of a body are counted.
+The parser bounds a head's lines alone. Of one piece it drops what follows an offer of another protocol
+(`Upgrade: h2c`), and whole requests that something wrong follows, such as another request behind `Connection: close`.
+So a piece ends where a head or a body ends, and bytes that have made no request and no part of a body are counted.
 """
 
 import re
@@ -46,17 +47,17 @@ class Intake:
         self.loses_more = False
         """A request offered another protocol, and what followed it may be lost."""
 
-    def end(self, data: bytes) -> int:
-        """How much of this the parser may be given at once."""
+    def end(self, data: bytes, start: int) -> int:
+        """Where the piece ends that begins there and that the parser may be given at once."""
         self._ends_head = False
         if self._left:
-            return min(self._left, len(data))
-        goes_on = self.unread > 0
-        if self._in_body() or not (goes_on or b"pgrade" in data or b"PGRADE" in data):
+            return min(start + self._left, len(data))
+        if self._in_body():
             return len(data)
-        if goes_on and (at := (self._last + data[:3]).find(_END)) >= 0:
-            at -= len(self._last)
-        elif (at := data.find(_END)) < 0:
+        last = self._last if self.unread else b""
+        if last and (at := (last + data[start : start + 3]).find(_END)) >= 0:
+            at += start - len(last)
+        elif (at := data.find(_END, start)) < 0:
             return len(data)
         self._ends_head = True
         return at + len(_END)

@@ -262,4 +262,5 @@ async def test_a_change_that_cannot_be_kept_is_refused_before_it_is_sent() -> No
     assert await refusal(LOAD, lora_name="new") == "too_many_changes"
     assert await refusal(LOAD, lora_name="0") == "no_ready_replica"
     assert await refusal(UNLOAD, lora_name="0") == "no_ready_replica"
-    assert await refusal(LOAD, lora_name="large", x="x" * MOST_CHANGE_BYTES) == "change_too_large"
+    for path in (LOAD, UNLOAD):
+        assert await refusal(path, lora_name="large", x="x" * MOST_CHANGE_BYTES) == "change_too_large"

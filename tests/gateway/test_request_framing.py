@@ -132,6 +132,36 @@ def test_what_follows_an_offer_of_another_protocol_is_answered(
         )
 
 
+def test_every_one_of_very_many_offers_is_answered(url: str) -> None:
+    with wire.line(url) as line:
+        line.send(*[wire.request("GET", "/health", None, OFFER)] * 500)
+        assert {line.answer().status for _ in range(500)} == {200}
+
+
+@pytest.mark.parametrize("before", [b"GET /0 HTTP/1.1\r\nhost: x\r\n\r\n", b""])
+@pytest.mark.parametrize(
+    "last",
+    [b"GET /1 HTTP/1.1\r\nhost: x\r\nConnection: close\r\n\r\n", b"POST /1 HTTP/1.0\r\ncontent-length: 2\r\n\r\n{}"],
+)
+@pytest.mark.parametrize("more", [b"GET /2 HTTP/1.1\r\nhost: x\r\n\r\n", b"\r\n", b"\0\1 garbage", b"{}"])
+def test_what_follows_the_last_request_does_not_keep_it_from_its_answer(
+    url: str, before: bytes, last: bytes, more: bytes
+) -> None:
+    with wire.line(url) as line:
+        line.send(before, last, more)
+        for _ in range(1 + bool(before)):
+            answer = line.answer()
+            assert answer.status == 200
+        assert answer.headers["connection"] == "close"
+        assert line.rest() == b""
+
+
+def test_a_request_before_one_that_is_none_is_answered(url: str) -> None:
+    with wire.line(url) as line:
+        line.send(wire.request("GET", "/0", None, {"te": "trailers"}), b"\1 garbage\r\n\r\n")
+        assert [line.answer().status for _ in range(2)] == [200, 400]
+
+
 def test_what_follows_an_offer_in_chunks_is_answered_or_the_connection_ends(url: str) -> None:
     offered = b"POST /1 HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n" + CHUNKED
     with wire.line(url) as line:
@@ -236,6 +266,8 @@ def test_what_two_readers_could_divide_differently_is_refused(url: str, engines:
     [
         b"GET /any\r\n",
         b"GET /any HTTP/3.7\r\n",
+        b"GET /any HTTP/2.0\r\n",
+        b"GET /any HTTP/0.9\r\n",
         b"GET /any HTTP/1.1 \r\n",
         b"GET\t/any\tHTTP/1.1\r\n",
         b"G\x00T /any HTTP/1.1\r\n",
