@@ -66,6 +66,9 @@ def pod_template(name: str, part: UserPart) -> Template:
         template = merge(template, layer, TEMPLATE_PATH)
     spec = template["spec"]
     spec["tolerations"] = _tolerations(spec.get("tolerations", []))
+    engine, hidden = engine_of(template), hub_token_names(part.hf_token_secret_ref)
+    # A variable can refer to those before it only.
+    engine["env"] = sorted(engine["env"], key=lambda variable: variable["name"] in hidden)
     return template
 
 

@@ -77,6 +77,15 @@ def test_flags_expand_all_but_the_hub_s_token(word: str, started: str) -> None:
     assert kubelet_container.words(container, HUB)[2] == started
 
 
+def test_no_other_variable_takes_in_the_hub_s_token() -> None:
+    env = [{"name": "HF_TOKEN", "value": "x"}, {"name": "OTHER", "value": "$(HF_TOKEN)"}]
+    fields = {"args": ["--chat-template", "$(OTHER)"], "env": env}
+
+    container = engine(engine=fields, hfTokenSecretRef={"name": "hub"})
+
+    assert kubelet_container.words(container, HUB)[2] == "$(HF_TOKEN)"
+
+
 def test_a_token_of_the_user_s_own_expands() -> None:
     env = [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}]
 
