@@ -95,6 +95,7 @@ from local.flags.asked import asked, refused
         (["--dp=4", "m"], "--dp is no flag; write -dp 4"),
         (["--replicas", "4", "m"], "--replicas is no flag; write -dp 4"),
         (["m", "--num_replicas", "4"], "--num_replicas is no flag; write -dp 4"),
+        (["m", "--num-gpus-per-replica", "2"], "--num-gpus-per-replica is no flag; write -tp 2"),
         (["m", "--data-parallel", "4"], "--data-parallel is no flag; write -dp 4"),
         (["m", "--pp-size"], "--pp-size is no flag; write -pp"),
         (

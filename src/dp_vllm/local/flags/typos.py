@@ -17,8 +17,12 @@ _OTHER_NAMES: Final = {
         *("--dp", "--dp-size", "--dp-replicas", "--data-parallel", "--data-parallelism", "--data-parallel-degree"),
         *("--replicas", "--replica", "--num-replicas", "--replica-count", "--n-replicas", "--min-replicas"),
         *("--copies", "--num-copies", "--instances", "--num-instances", "--num-engines", "--engines"),
+        *("--number-of-replicas", "--data-parallel-replicas"),
     ),
-    "-tp": ("--tp", "--tp-size", "--tensor-parallelism", "--tensor-parallel-degree", "--num-shard", "--num-gpus"),
+    "-tp": (
+        *("--tp", "--tp-size", "--tensor-parallelism", "--tensor-parallel-degree", "--tensor-parallel-shards"),
+        *("--num-shard", "--num-gpus", "--gpus-per-replica", "--num-gpus-per-replica", "--gpu-count"),
+    ),
     "-pp": ("--pp", "--pp-size", "--pipeline-parallelism", "--pipeline-parallel-degree"),
 }
 """Flags of vLLM by what other servers and the DPModel call them."""
