@@ -238,3 +238,6 @@ async def test_only_the_operator_makes_pods_with_the_labels_of_a_model(
         # One that has the label may be changed, but gets no other.
         assert await kubectl("label", "pod", "p", "more=x") == ""
         assert "is the operator's" in await kubectl("label", "pod", "p", "--overwrite", f"{names.MODEL_LABEL}=n")
+        patch = json.dumps({"metadata": {"labels": {names.MODEL_LABEL: "n"}}})
+        by_its_status = ("patch", "pod", "p", "--subresource=status", "--type=merge", f"--patch={patch}")
+        assert "is the operator's" in await kubectl(*by_its_status)
