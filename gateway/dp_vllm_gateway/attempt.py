@@ -309,13 +309,11 @@ class Attempt:
 
     def refuse_abort(self) -> Outcome:
         """The engine aborted the request because it ends: it is as if it had died."""
-        self._outcome = None
         if self._committed:
             self._break("the replica stopped while it answered")
-        else:
-            self._fail(Failure.ABORTED)
-        assert self._outcome is not None
-        return self._outcome
+            return Passed.BROKEN
+        self._fail(Failure.ABORTED)
+        return Failed(Failure.ABORTED)
 
     # towards the client
 
