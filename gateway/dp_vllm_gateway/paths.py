@@ -16,7 +16,7 @@ OWN_PATHS: Final = frozenset({"/ready"})
 """Answered by the gateway alone: the engine's table does not name them."""
 
 MODEL: Final = "/v1/models/"
-"""A model's name follows. It may hold a slash, also an encoded one: no engine has such a route."""
+"""A model's name follows. It may hold slashes, also encoded ones, and begin with one: no engine has such a route."""
 
 LONGEST: Final = 4096
 """Characters of a path as it is written; no route comes near it, and judging takes time."""
@@ -50,7 +50,7 @@ def _target_of(raw: str, root_path: str) -> tuple[str, str]:
         path = path[len(root_path) :] or "/"
     if path is not None and "\0" in path:  # an encoded slash
         path = path.replace("\0", "/") if path.startswith(MODEL) else None
-    if path is None or not path.startswith("/") or _AMBIGUOUS.search(path):
+    if path is None or not path.startswith("/") or _AMBIGUOUS.search(_judged(path)):
         raise Refusal(400, f"the path {written[:LONGEST_KEPT]!r} is not one that is passed on", code="bad_path")
     if path.endswith("/") and (is_named(path[:-1]) or path[:-1] in OWN_PATHS):
         path = path[:-1]
@@ -58,6 +58,12 @@ def _target_of(raw: str, root_path: str) -> tuple[str, str]:
 
 
 _kept = functools.lru_cache(maxsize=1024)(_target_of)
+
+
+def _judged(path: str) -> str:
+    """The path without the slash with which a model's name begins: a model is called after its directory."""
+    begin = len(MODEL)
+    return MODEL + path[begin + 1 :] if path.startswith(MODEL + "/") and path[begin + 1 :] else path
 
 
 def _decoded(written: str) -> str | None:

@@ -104,6 +104,8 @@ def test_what_is_open_or_can_be_disabled_is_known_by_one_path(path: str) -> None
         ("/v1/models/demo%2Fmodel", "/v1/models/demo/model"),
         ("/v1/models/demo/model", "/v1/models/demo/model"),
         ("/%761/models/a%2fb%2Fc", "/v1/models/a/b/c"),
+        ("/v1/models/%2Fdata%2Fmodel/", "/v1/models//data/model"),
+        ("/v1/models//data/model", "/v1/models//data/model"),
     ],
 )
 def test_a_path_is_sent_in_one_spelling(raw: str, sent: str) -> None:
@@ -117,6 +119,7 @@ def test_a_path_is_sent_in_one_spelling(raw: str, sent: str) -> None:
         *("/a%5cb", "/a\\b", "/a%2eb", "/a%2E%2E/b", "/a%00", "/a%0a", "/a%7f", "/a%", "/a%4", "/a%zz", "/a%u0041"),
         *("/a%ff", "/a%c0%af", "/a%ed%a0%80", "/a\udcff", "/a%2541", "/a%252f", "/a#b", "/a?b#c", "/a%23b", "/a%3Fb"),
         *("/v1%2Fmodels/a", "/v1/models%2Fa", "/v1/models/..%2Fsleep", "/v1/models/a%2F%2Fb", "/v1/models/%2F"),
+        *("/v1/models/%2F%2Fa", "/v1/models///a", "/v1/models//a//b", "/v1/models//../sleep", "/llm/v1/models//a"),
         *("/v1/models/a%2f..%2f..%2fsleep", "/v1/models/a%252Fb", "/v1/modelsx/a%2Fb"),
     ],
 )

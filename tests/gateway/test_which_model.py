@@ -15,14 +15,17 @@ AUDIO = "/v1/audio/transcriptions"
 
 def answering(peer: Peer, asked: Asked) -> None:
     """The models under `/v1/models`, and for all else what was asked."""
-    models = {"object": "list", "data": [{"id": model, "object": "model"} for model in ("org/small", "tiny")]}
+    models = {
+        "object": "list",
+        "data": [{"id": model, "object": "model"} for model in ("org/small", "tiny", "/data/m")],
+    }
     target = {"text": asked.target, "paths": {"/v1/completions": {"post": {}}}}
     peer.send(scripted.whole(200, models if asked.target == "/v1/models" else target))
 
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[Engine]:
-    with scripted.engine(answering, models=("org/small", "tiny")) as engine:
+    with scripted.engine(answering, models=("org/small", "tiny", "/data/m")) as engine:
         yield engine
 
 
@@ -97,7 +100,7 @@ def test_a_form_may_ask_for_a_stream(program: Program, client: openai.OpenAI) ->
         assert counted is stream, "only a stream has a first token"
 
 
-@pytest.mark.parametrize("model", ["org/small", "tiny"])
+@pytest.mark.parametrize("model", ["org/small", "tiny", "/data/m"])
 def test_a_model_is_retrieved_from_the_list_of_all(client: openai.OpenAI, program: Program, model: str) -> None:
     assert client.models.retrieve(model).id == model
     for spelling in (model, model.replace("/", "%2F"), model.replace("/", "%2f"), model.replace("s", "%73")):
