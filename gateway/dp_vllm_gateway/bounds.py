@@ -19,7 +19,7 @@ MOST_TOKENS: Final = 1 << 31
 MOST_DIGITS: Final = 20
 """A longer number is beyond every bound. Python refuses to read one of more than 4,300 digits."""
 
-_INTEGER: Final = re.compile(r"\s*([+-]?)([0-9]+)(?:\.0*)?\s*", re.ASCII)
+_INTEGER: Final = re.compile(r"\s*([+-]?)([0-9]+(?:_[0-9]+)*)(?:\.0+)?\s*", re.ASCII)
 
 
 def count_of(digits: bytes, most: int) -> int:
@@ -32,12 +32,12 @@ def count_of(digits: bytes, most: int) -> int:
 
 
 def integer_of(value: Any, most: int) -> int | None:
-    """A JSON value as vLLM takes it for an integer (4, 4.0, "4"), from `-most` to `most`; None if it is none."""
+    """A JSON value as vLLM takes it for an integer (4, 4.0, "4", "1_000"), from `-most` to `most`; None for others."""
     if isinstance(value, str):
         found = _INTEGER.fullmatch(value)
         if found is None:
             return None
-        size = count_of(found[2].encode(), most)
+        size = count_of(found[2].replace("_", "").encode(), most)
         return -size if found[1] == "-" else size
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
         return int(min(max(value, -most), most))

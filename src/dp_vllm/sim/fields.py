@@ -17,7 +17,7 @@ _MAX_REPORTED: Final = 10
 _MAX_INPUT_CHARS: Final = 200
 _MAX_PROBLEM_CHARS: Final = 1000
 _MAX_DIGITS: Final = 4300
-_INTEGER: Final = re.compile(r"([+-]?\d+(?:_\d+)*)(?:\.0*)?")
+_INTEGER: Final = re.compile(r"([+-]?\d+(?:_\d+)*)(?:\.0+)?", re.ASCII)
 _TRUE: Final = frozenset({"1", "true", "t", "yes", "y", "on"})
 _FALSE: Final = frozenset({"0", "false", "f", "no", "n", "off"})
 
