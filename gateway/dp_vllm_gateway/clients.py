@@ -219,10 +219,10 @@ class _Client(RequestHandler):
                 message, payload = self._messages.popleft() if self._messages else await self._next()
                 asked = message if isinstance(message, Asked) else self._asked(message, payload)
                 self._keepalive = asked is not None and await self._serve(asked)
-                if asked is None:
-                    await self._linger()
-                elif isinstance(payload, StreamReader) and not payload.is_eof():
+                if asked is not None and isinstance(payload, StreamReader) and not payload.is_eof():
                     await self._drop(payload)
+                if asked is None or (self._refused and (self._close or not self._keepalive)):
+                    await self._linger()
                 if not self._keepalive:
                     break
                 self._close_when_idle()

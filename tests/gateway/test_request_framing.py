@@ -156,6 +156,14 @@ def test_what_follows_the_last_request_does_not_keep_it_from_its_answer(
         assert line.rest() == b""
 
 
+def test_who_still_sends_what_is_no_body_reads_why_it_is_refused(url: str) -> None:
+    head = b"POST /1 HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    with wire.line(url) as line:
+        line.send(head, b"5;" + b"a" * 2_000_000)
+        assert line.answer().status == 400
+        assert line.rest() == b""
+
+
 def test_a_request_before_one_that_is_none_is_answered(url: str) -> None:
     with wire.line(url) as line:
         line.send(wire.request("GET", "/0", None, {"te": "trailers"}), b"\1 garbage\r\n\r\n")
