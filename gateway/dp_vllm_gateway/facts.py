@@ -11,6 +11,7 @@ import xxhash
 
 from dp_vllm.policy import Policy
 from dp_vllm_gateway import bounds
+from dp_vllm_gateway.multipart import TRUE
 from dp_vllm_gateway.routing.blocks import BLOCK_BYTES, blocks_of
 from dp_vllm_gateway.routing.prompt import Prompt, PromptFields, prompt_of, tokens_of
 
@@ -76,10 +77,16 @@ class _Untyped(PromptFields):
         """What has the right type; the rest is not known."""
         given = {name: getattr(self, name) for name in self.__struct_fields__}
         given |= {name: bounds.integer_of(given[name], most) for name, most in _INTEGERS.items()}
+        given["stream"] = _says_yes(given["stream"])
         kinds = {"stream": bool, **dict.fromkeys(_INTEGERS, int)}
         read = {name: value for name, value in given.items() if not isinstance(value, msgspec.Raw)}
         wrong = [name for name, value in read.items() if not isinstance(value, kinds.get(name, str))]
         return _Body(**given | dict.fromkeys(wrong))
+
+
+def _says_yes(value: Any) -> bool:
+    """Whether engines take a value for true."""
+    return value == 1 or (isinstance(value, str) and value.lower() in TRUE)
 
 
 _INTEGERS: Final = {"n": bounds.MOST_SEQUENCES, "priority": bounds.MOST_PRIORITY}

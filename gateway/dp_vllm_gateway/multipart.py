@@ -16,8 +16,8 @@ MAX_BOUNDARY_BYTES: Final = 70
 MAX_PARTS: Final = 100
 """So many parts are looked at from either end, and of each so many bytes of headers and of value."""
 
-_TRUE: Final = frozenset({"1", "on", "t", "true", "y", "yes"})
-"""What engines (pydantic) take for true in a form, in upper or lower case."""
+TRUE: Final = frozenset({"1", "on", "t", "true", "y", "yes"})
+"""Texts that engines (pydantic) take for true, in upper or lower case."""
 
 MAX_HEAD_BYTES: Final = 8 << 10
 MAX_VALUE_BYTES: Final = 1024
@@ -44,7 +44,7 @@ def text_field(body: bytes, content_type: bytes, name: bytes) -> str | None:
 def is_true(body: bytes, content_type: bytes, name: bytes) -> bool:
     """Whether this field says yes."""
     value = text_field(body, content_type, name)
-    return value is not None and value.lower() in _TRUE
+    return value is not None and value.lower() in TRUE
 
 
 def _last(text: bytes, delimiter: bytes, name: bytes) -> str | None:

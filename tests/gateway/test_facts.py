@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from dp_vllm.policy import Policy
 from dp_vllm_gateway.bounds import MOST_PRIORITY, MOST_SEQUENCES
 from dp_vllm_gateway.facts import BadJson, Facts, facts_of
+from dp_vllm_gateway.multipart import TRUE
 from dp_vllm_gateway.routing.blocks import BLOCK_BYTES
 from dp_vllm_gateway.routing.files import files_of
 from dp_vllm_gateway.routing.load import BYTES_PER_TOKEN
@@ -42,7 +43,8 @@ def accepted(body: bytes) -> bool:
 def test_every_json_object_has_facts_and_what_is_of_the_right_type_is_among_them(body: dict[str, Any]) -> None:
     facts = facts_of(json.dumps(body).encode())
     assert facts.model == (body.get("model") if isinstance(body.get("model"), str) else None)
-    assert facts.stream is (body.get("stream") is True)
+    stream = body.get("stream")
+    assert facts.stream is (stream == 1 or (isinstance(stream, str) and stream.lower() in TRUE))
     previous = body.get("previous_response_id")
     assert facts.previous_response == (previous if isinstance(previous, str) else None)
     assert facts.sequences >= 1
@@ -125,6 +127,11 @@ def test_numbers_of_any_size_are_clamped(number: str, sign: str) -> None:
 def test_what_is_no_integer_counts_as_none(odd: str) -> None:
     facts = facts_of(b'{"prompt": "x", "n": %b, "priority": %b}' % (odd.encode(), odd.encode()))
     assert (facts.sequences, facts.priority in (0, 1)) == (1, True)
+
+
+@pytest.mark.parametrize("value", ["true", "Yes", "1", 1, 1.0])
+def test_a_stream_is_asked_for_in_all_ways_that_engines_take(value: object) -> None:
+    assert facts_of(json.dumps({"model": "m", "stream": value, "n": "2"}).encode()).stream
 
 
 def test_an_image_counts_as_so_many_tokens_however_long_it_is() -> None:
