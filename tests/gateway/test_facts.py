@@ -321,7 +321,7 @@ def test_a_long_text_that_looks_like_a_file_counts_as_text(text: str) -> None:
         assert facts_of(written, policy).tokens == pytest.approx(len(written) / BYTES_PER_TOKEN, abs=50)
 
 
-@pytest.mark.parametrize("word", ["", "A" * 3_000, '"', "data:;base64,", "\\", ";base64," + "A" * 2_100])
+@pytest.mark.parametrize("word", ["", "A" * 3_000, '"', "data:;base64,", "\\", ";base64," + "A," * 1_100])
 def test_how_long_files_are_looked_for_grows_with_the_text_and_no_faster(word: str) -> None:
     def seconds(count: int) -> float:
         text = (f'"{word}",' * count + " " * count + "x" * 4 * count).encode()

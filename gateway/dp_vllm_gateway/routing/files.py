@@ -41,7 +41,8 @@ TEXT_NAMES: Final = (
 _BASE64: Final = re.compile(
     rb"(?:[A-Za-z0-9+/=_-]++|\\(?:[/nrt]|u00[0-9A-Fa-f]{2})|%(?:2[BbDdFf]|3[Dd]|5[Ff]|0[AaDd]))++"
 )
-_SEVERAL: Final = re.compile(rb"(?:%b,?+)++" % _BASE64.pattern)
+_SEVERAL: Final = re.compile(_BASE64.pattern.replace(b"=_-", b"=_,-"))
+"""With commas between them."""
 _MARK: Final = b";base64,"
 _MARK_WITHIN: Final = 256
 """Bytes: what is before the mark names a type and its parameters."""
