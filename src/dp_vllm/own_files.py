@@ -66,22 +66,23 @@ def followed(path: Path) -> Path:
     return path.resolve()
 
 
-def make_directory(path: Path) -> None:
-    """Have a directory that others cannot exchange files in; what is made has mode 0700.
+def make_directory(path: Path, *, flag: str = "") -> None:
+    """Have a directory that others cannot exchange files in; what is made has mode 0700. `flag` is what names it.
 
     Raises UserError if it, or a link on the way to it, belongs to another user.
     """
+    begin = f"{flag}: " if flag else ""
     try:
         _make_private(path)
         status = path.stat()
     except OSError as error:
-        raise UserError(f"{path} cannot be used as a directory: {error.strerror}") from error
+        raise UserError(f"{begin}{path} cannot be used as a directory: {error.strerror}") from error
     if not stat.S_ISDIR(status.st_mode):
-        raise UserError(f"{path} is no directory")
+        raise UserError(f"{begin}{path} is no directory")
     for one, owner in ((path, status.st_uid), *_links(path)):
         if _is_foreign(owner):
             raise UserError(
-                f"{one} belongs to another user (uid {owner}), who could redirect what is written there; "
+                f"{begin}{one} belongs to another user (uid {owner}), who could redirect what is written there; "
                 "choose a directory of your own"
             )
 

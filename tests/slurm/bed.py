@@ -37,10 +37,14 @@ class Bed:
         """What its commands and jobs see: nothing of what this machine's user has set, and a home of their own."""
         return debian.environment() | {
             "SLURM_CONF": str(self.folder / "slurm.conf"),
-            "HOME": str(self.folder / "home"),
+            "HOME": str(self.home),
             "XDG_RUNTIME_DIR": str(self.run_directories),
             "LANG": "C.UTF-8",
         }
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
 
     @property
     def run_directories(self) -> Path:
@@ -57,8 +61,11 @@ class Bed:
         return self.command("squeue", "--noheader", "--format=%A").split()
 
     def processes(self) -> list[psutil.Process]:
-        """All that this Slurm started on its nodes, also what has left its parent."""
-        mark = f"SLURM_CONF={self.folder / 'slurm.conf'}\0".encode()
+        """All that this Slurm started on its nodes, also what has left its parent.
+
+        `HOME` tells them from others: no program of ours takes it from its children.
+        """
+        mark = f"HOME={self.home}\0".encode()
         return [process for process in psutil.process_iter() if _has(process, mark)]
 
     def command_lines(self) -> dict[psutil.Process, list[str]]:

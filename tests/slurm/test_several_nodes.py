@@ -85,7 +85,7 @@ def _is_engine(words: list[str], socket: str) -> bool:
         (("-dp", "9"), "-dp 9 does not fit into the job: there is room on n1 for 4 (4 GPUs), on n2 for 4 (4 GPUs)"),
         ((), "-dp 1 leaves n2 without a replica; -dp 8 uses all GPUs of the job"),
         (("-dp", "8", "--replica-ports", "9000"), "--replica-ports: in a run over several nodes"),
-        (("-dp", "8", "--log-dir", "/proc/nothing"), "--log-dir: /proc/nothing cannot be written to"),
+        (("-dp", "8", "--log-dir", "/proc/nothing"), "--log-dir: /proc/nothing cannot be used as a directory"),
     ],
 )
 def test_what_cannot_be_is_a_sentence(bed: Bed, flags: tuple[str, ...], said: str) -> None:

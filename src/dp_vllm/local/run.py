@@ -75,7 +75,7 @@ def claimed(
         segments.sweep(directory.path.glob(directory.replica_segments("*").name))
         _empty(directory.path)
         try:
-            own_files.make_directory(directory.logs)
+            own_files.make_directory(directory.logs, flag="--log-dir")
             for path, text in files.items():
                 own_files.replace(path, text.encode())
             yield

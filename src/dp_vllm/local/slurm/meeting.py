@@ -27,7 +27,7 @@ class Meeting(msgspec.Struct, frozen=True):
 
 def write(logs: Path, meeting: Meeting) -> None:
     """Replace the file at once. Raises UserError if that cannot be."""
-    own_files.make_directory(logs)
+    own_files.make_directory(logs, flag="--log-dir")
     try:
         own_files.replace(logs / NAME, msgspec.json.encode(meeting))
     except OSError as error:
