@@ -16,7 +16,7 @@ def main(rounds: int, words: list[str]) -> int:
     for number in range(1, rounds + 1):
         begin = time.monotonic()
         print(f"== round {number} of {rounds}", flush=True)
-        status = subprocess.run([sys.executable, "-m", "pytest", *words], check=False).returncode
+        status = subprocess.run([sys.executable, "-P", "-m", "pytest", *words], check=False).returncode
         seconds.append(time.monotonic() - begin)
         if status != 0:
             break
