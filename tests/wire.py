@@ -42,7 +42,11 @@ def _connect(url: str) -> socket.socket:
     if url.startswith("unix:"):
         connected = socket.socket(socket.AF_UNIX)
         connected.settimeout(SECONDS)
-        connected.connect(url.removeprefix("unix:"))
+        try:
+            connected.connect(url.removeprefix("unix:"))
+        except OSError:
+            connected.close()
+            raise
         return connected
     parts = urlsplit(url)
     assert parts.hostname is not None and parts.port is not None

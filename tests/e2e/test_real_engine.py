@@ -94,7 +94,9 @@ async def test_the_real_engine_loads_streams_rolls_scales_and_ends(
     with watched(cluster, namespace, tmp_path / "dpm.txt") as rows:
         settled(kubectl)
         wait_until(lambda: "AllReplicasReady" in rows.output(), "it is told that all replicas are ready")
-    assert set(rows.output().split()) & set(LOADING_PHASES), f"nothing of the engine's log is told:\n{rows.output()}"
+    # The operator reads a log every 15 s: how fast the machine is decides which phases it sees.
+    shown = rows.output()
+    assert "its engine starts" in shown or set(shown.split()) & set(LOADING_PHASES), f"no start is shown:\n{shown}"
     first = replicas(kubectl)
     for pod in first:
         lines = kubectl("logs", pod).splitlines()

@@ -28,8 +28,15 @@ def engine(directory: Path, socket: Path | None = None) -> AbstractContextManage
     port = free_port()
     url = f"unix:{socket}" if socket else f"http://127.0.0.1:{port}"
     argv = programs.python(str(ENGINE), str(socket or port))
-    ready = (lambda: socket.exists()) if socket else (lambda: programs.answers(url + "/health"))
-    return programs.running(argv, directory / f"engine-{port}.log", url=url, ready=ready)
+    return programs.running(argv, directory / f"engine-{port}.log", url=url, ready=lambda: healthy(url))
+
+
+def healthy(url: str) -> bool:
+    """Whether the engine answers. Its socket's file is there before it listens."""
+    try:
+        return wire.ask(url, "GET", "/health").status == 200
+    except OSError:
+        return False
 
 
 @pytest.fixture(scope="module")
