@@ -305,11 +305,11 @@ async def test_a_key_has_its_share_of_a_replicas_slots_and_all_websockets_have_h
 async def test_a_websocket_without_messages_is_closed_and_one_whose_client_is_gone_sooner(
     replica: Program, tmp_path: Path
 ) -> None:
-    flags = ("--replica", replica.url, "--websocket-idle-seconds", "2")
+    flags = ("--replica", replica.url, "--websocket-idle-seconds", "4")
     with programs.gateway(tmp_path, *flags) as gateway:
         async with connected(gateway.url, autoclose=False) as idle, connected(gateway.url, autoping=False) as gone:
             ends = asyncio.gather(last_words(idle), without_pongs(gone))
-            assert list(await ends) == [(1001, "no message for 2 s"), (1001, "the client answers no ping")]
+            assert list(await ends) == [(1001, "no message for 4 s"), (1001, "the client answers no ping")]
             await idle.close()
 
 
