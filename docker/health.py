@@ -41,7 +41,7 @@ def status(where: Place, path: str, *, tls: bool) -> int:
     connection.sock = _connected(where)
     try:
         if tls:
-            # Our own certificate in our own container: there is nobody to be mistaken for.
+            # Our own certificate, in our own container: there is no other server to confuse it with.
             context = ssl._create_unverified_context()  # noqa: S323
             connection.sock = context.wrap_socket(connection.sock)
         connection.request("GET", path)

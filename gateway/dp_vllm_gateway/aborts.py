@@ -1,8 +1,9 @@
 """Whether an engine's abort of a request is the client's answer, or the sign of an engine that ends.
 
-An engine aborts requests for two reasons: it was asked to (`/abort_requests`, `/pause`, `/sleep`), or it ends. In the
-first case the abort is the answer; in the second another replica answers. What was asked for through this process is
-known here. Of what came another way nothing is known, so the engine is watched: one that ends closes its connections.
+An engine aborts requests for two reasons: a client requested it (`/abort_requests`, `/pause`, `/sleep`), or it ends. In
+the first case the abort is the answer; in the second another replica answers. What was requested through this process
+is known here. Of what came another way nothing is known, so the engine is watched: one that ends closes its
+connections.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from dp_vllm_gateway.member import Member
 from dp_vllm_gateway.upstream import Connection
 
 REQUEST_SECONDS: Final = 10.0
-"""An abort that comes so soon after it was asked for is taken for its effect."""
+"""An abort that comes so soon after such a request is taken for its effect."""
 
 WATCH_SECONDS: Final = 4.0
 """How long an engine is watched. vLLM closes its connections up to 3 s after it aborted its requests, if it ends; if it
@@ -24,7 +25,7 @@ lives on, it closes those without a request after 5 s."""
 
 
 class Aborts:
-    """Owns when aborts were asked for. To be made within a running event loop."""
+    """Owns when aborts were requested. To be made within a running event loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()

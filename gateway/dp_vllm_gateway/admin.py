@@ -1,6 +1,6 @@
 """The gateway's other two doors, both without a key: a unix socket for those who may see all, a port for metrics.
 
-The socket's file is its lock: nobody but the gateway's own user can open it. Both answer GET and HEAD without a body,
+The socket's file is its lock: only the gateway's own user can open it. Both answer GET and HEAD without a body,
 within the limits of the endpoint's own connections.
 """
 

@@ -323,15 +323,16 @@ def test_a_long_text_that_looks_like_a_file_counts_as_text(text: str) -> None:
 
 @pytest.mark.parametrize("word", ["", "A" * 3_000, '"', "data:;base64,", "\\", ";base64," + "A," * 1_100])
 def test_how_long_files_are_looked_for_grows_with_the_text_and_no_faster(word: str) -> None:
-    def seconds(count: int) -> float:
-        text = (f'"{word}",' * count + " " * count + "x" * 4 * count).encode()
+    def once(text: bytes) -> float:
         began = time.process_time()
         list(files_of(text))
         return time.process_time() - began
 
-    assert seconds(8_000) < 100 * seconds(400) + 0.05, (
-        "about 20 times as long; 400 times, if it read all anew for each word"
-    )
+    def seconds(count: int) -> float:
+        text = (f'"{word}",' * count + " " * count + "x" * 4 * count).encode()
+        return min(once(text) for _ in range(3))  # other programs disturb some of them
+
+    assert seconds(8_000) < 40 * seconds(400) + 0.05, "20 times as long"
 
 
 def test_a_session_is_what_the_header_or_the_body_calls_it() -> None:
